@@ -1,0 +1,79 @@
+//! The operator's side: liveness, readiness, metrics. Owns their paths; refuses to change anything.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use prometheus_client::{encoding::text, registry::Registry};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::log::AppendError;
+
+/// Whether deliveries can be taken and streams served, asked at the moment of the answer.
+#[derive(Clone, Debug)]
+pub struct Readiness {
+    writable: watch::Receiver<Result<(), AppendError>>,
+    draining: CancellationToken,
+}
+
+impl Readiness {
+    /// Ready while the log is writable and no drain has begun.
+    pub fn new(writable: watch::Receiver<Result<(), AppendError>>, draining: CancellationToken) -> Self {
+        Self { writable, draining }
+    }
+
+    /// `Ok` if ready, else why not.
+    pub fn now(&self) -> Result<(), String> {
+        if self.draining.is_cancelled() {
+            return Err("draining".to_owned());
+        }
+        self.writable.borrow().clone().map_err(|error| error.to_string())
+    }
+
+    /// Whether a drain has begun, after which nothing changes any more.
+    pub fn is_draining(&self) -> bool {
+        self.draining.is_cancelled()
+    }
+
+    /// Waits for a change that could matter.
+    pub async fn changed(&mut self) {
+        tokio::select! {
+            _ = self.writable.changed() => {}
+            () = self.draining.cancelled() => {}
+        }
+    }
+}
+
+/// The routes.
+pub fn router(readiness: Readiness, registry: Arc<Registry>) -> Router {
+    Router::new()
+        .route("/livez", get(async || "ok\n"))
+        .route("/readyz", get(async move || ready(&readiness)))
+        .route("/metrics", get(async move || metrics(&registry)))
+}
+
+fn ready(readiness: &Readiness) -> Response {
+    match readiness.now() {
+        Ok(()) => "ready\n".into_response(),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")).into_response(),
+    }
+}
+
+fn metrics(registry: &Registry) -> Response {
+    let mut body = String::new();
+    match text::encode(&mut body, registry) {
+        Ok(()) => {
+            let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(CONTENT_TYPE, content_type)], body).into_response()
+        }
+        Err(error) => {
+            tracing::error!(%error, "the metrics cannot be written");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}

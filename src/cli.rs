@@ -1,0 +1,77 @@
+//! The commands. Owns the command line; each command is in a file of its own.
+
+mod client;
+mod config;
+mod deliver;
+mod dev;
+mod endpoint;
+mod events;
+mod output;
+mod serve;
+mod tail;
+mod telemetry;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+
+/// HeyGen's webhooks as gRPC streams: verified, stored durably, delivered typed and filtered to any language.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Start with `hookstream dev`: the whole thing on this machine, no account needed."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Try it: serve on this machine, deliver a sample of every event type, show what a subscriber receives.
+    Dev(dev::Dev),
+    /// Run the service.
+    Serve(serve::Serve),
+    /// Play HeyGen: send a signed delivery.
+    Deliver(deliver::Deliver),
+    /// Follow events as they arrive.
+    Tail(tail::Tail),
+    /// Look at stored events.
+    #[command(subcommand)]
+    Events(events::Events),
+    /// Wait for one event.
+    Await(events::Await),
+    /// Manage the endpoints that receive deliveries.
+    #[command(subcommand)]
+    Endpoint(endpoint::Command),
+    /// Look at the configuration.
+    #[command(subcommand)]
+    Config(config::Command),
+}
+
+/// Runs a command to its end.
+pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    // Only `deliver` and the clients dial out; their TLS uses this.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.context("the system refuses to start threads")?;
+    let result = runtime.block_on(async {
+        match cli.command {
+            Command::Dev(command) => command.run().await,
+            Command::Serve(command) => command.run().await,
+            Command::Deliver(command) => command.run().await,
+            Command::Tail(command) => command.run().await,
+            Command::Events(command) => command.run().await,
+            Command::Await(command) => command.run().await,
+            Command::Endpoint(command) => command.run().await,
+            Command::Config(command) => command.run(),
+        }
+    });
+    // Nothing is left to do; a thread that still blocks on a dead disk must not hold the process.
+    runtime.shutdown_background();
+    match result {
+        Err(error) if output::is_broken_pipe(&error) => Ok(ExitCode::SUCCESS),
+        result => result,
+    }
+}

@@ -1,0 +1,122 @@
+//! What the client commands share. Owns connecting, and saying what a refusal means.
+
+use anyhow::{Context, anyhow};
+use clap::Args;
+use tonic::{
+    Code, Status,
+    transport::{Channel, Endpoint},
+};
+use tonic_types::StatusExt;
+
+use crate::{
+    grpc::proto::{EventFilter, hookstream_service_client::HookstreamServiceClient},
+    limits,
+};
+
+/// The client of the interface.
+pub type Client = HookstreamServiceClient<Channel>;
+
+/// Which service to talk to.
+#[derive(Args, Clone, Debug)]
+pub struct Server {
+    /// The gRPC address of the service.
+    #[arg(
+        long,
+        env = "HOOKSTREAM_SERVER",
+        value_name = "URL",
+        default_value = "http://127.0.0.1:50051"
+    )]
+    pub server: String,
+}
+
+impl Server {
+    /// Connects.
+    pub async fn connect(&self) -> anyhow::Result<Client> {
+        let endpoint = Endpoint::from_shared(self.server.clone())
+            .with_context(|| format!("`{}` is not a URL such as http://127.0.0.1:50051", self.server))?
+            .http2_keep_alive_interval(limits::HTTP2_KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(limits::HTTP2_KEEPALIVE_TIMEOUT)
+            .keep_alive_while_idle(true);
+        let channel = endpoint.connect().await.with_context(|| {
+            format!(
+                "cannot reach {}: is `hookstream serve` running there? (--server names another)",
+                self.server
+            )
+        })?;
+        Ok(Client::new(channel))
+    }
+}
+
+/// Which events, as flags.
+#[derive(Args, Clone, Debug)]
+pub struct FilterFlags {
+    /// Only this type: avatar_video.success, avatar_video.*, *.fail. May be repeated or comma-separated.
+    #[arg(long = "type", value_name = "TYPE", value_delimiter = ',')]
+    event_types: Vec<String>,
+    /// Only events about this resource. May be repeated.
+    #[arg(long = "entity", value_name = "ID")]
+    entity_ids: Vec<String>,
+    /// Only events with this callback id. May be repeated.
+    #[arg(long = "callback-id", value_name = "ID")]
+    callback_ids: Vec<String>,
+    /// Only events that this endpoint received. May be repeated.
+    #[arg(long = "endpoint", value_name = "NAME")]
+    endpoints: Vec<String>,
+}
+
+impl From<FilterFlags> for EventFilter {
+    fn from(flags: FilterFlags) -> Self {
+        Self {
+            event_types: flags.event_types,
+            entity_ids: flags.entity_ids,
+            callback_ids: flags.callback_ids,
+            endpoints: flags.endpoints,
+        }
+    }
+}
+
+/// What a refusal means, for a person: its text, its reason, and what the service says to do next.
+pub fn explain(status: &Status) -> anyhow::Error {
+    let details = status.get_error_details();
+    let mut text = status.message().to_owned();
+    if let Some(info) = details.error_info() {
+        text.push_str(&format!(" ({})", info.reason));
+        for (name, value) in &info.metadata {
+            text.push_str(&format!("\n  {name}: {value}"));
+        }
+    } else {
+        text = format!("{:?}: {text}", status.code());
+    }
+    anyhow!(text)
+}
+
+/// Whether trying again may help.
+pub fn is_passing(status: &Status) -> bool {
+    // A connection that breaks under a call is reported as Unknown or Internal without details.
+    let broken = matches!(status.code(), Code::Unknown | Code::Internal | Code::Cancelled);
+    status.code() == Code::Unavailable || (broken && status.details().is_empty())
+}
+
+/// A time: RFC 3339, or how long ago.
+pub fn parse_time(text: &str) -> Result<prost_types::Timestamp, String> {
+    let time = match humantime::parse_duration(text) {
+        Ok(ago) => crate::clock::Clock::system()
+            .now()
+            .checked_sub(ago)
+            .map_err(|error| error.to_string())?,
+        Err(_) => text.parse().map_err(|_| {
+            format!("`{text}` is neither a time such as 2026-03-25T12:05:00Z nor a duration such as 15m")
+        })?,
+    };
+    Ok(prost_types::Timestamp {
+        seconds: time.as_second(),
+        nanos: time.subsec_nanosecond().max(0),
+    })
+}
+
+/// A duration as the interface has it.
+pub fn parse_duration(text: &str) -> Result<prost_types::Duration, String> {
+    let duration =
+        humantime::parse_duration(text).map_err(|_| format!("`{text}` is not a duration such as 90s"))?;
+    prost_types::Duration::try_from(duration).map_err(|_| format!("`{text}` is too long"))
+}

@@ -1,0 +1,301 @@
+//! `hookstream dev`. Owns a newcomer's first minute: the whole way of an event on one machine, shown and checked.
+
+use std::{
+    fs::OpenOptions,
+    io::Write,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anstyle::Style;
+use anyhow::{Context, bail};
+use clap::Args;
+
+use super::{
+    client::{self, Client, Server},
+    deliver::Sender,
+    output,
+    serve::{self, Settings, Signals},
+    telemetry,
+};
+use crate::{
+    clock::Clock,
+    config::{Config, Sourced},
+    grpc::proto::{
+        Event, ManageEndpointRequest, SubscribeEventsRequest, SubscribeEventsResponse,
+        manage_endpoint_request::{Create, Delete, Operation},
+        manage_endpoint_response::Result as Answer,
+        subscribe_events_request::Start,
+        subscribe_events_response::Frame,
+    },
+    samples,
+    secret::Secret,
+    service::Service,
+};
+
+const ENDPOINT: &str = "dev";
+/// How long a sample may take to come back.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Serves on this machine, delivers one signed sample of every event type over HTTP, prints each event as a gRPC
+/// subscriber received it, and keeps serving. Stores in a temporary directory unless --data-dir is given.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  hookstream dev
+  hookstream dev --exit     # status 0 only if every sample arrived, in order, once")]
+pub struct Dev {
+    /// End after the samples.
+    #[arg(long)]
+    exit: bool,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+impl Dev {
+    /// Runs the command.
+    pub async fn run(self) -> anyhow::Result<ExitCode> {
+        let mut layered = self.settings.0?;
+        let temporary = use_temporary_data_dir(&mut layered)?;
+        let config = Config::parse(&layered)?;
+        telemetry::start_quietly();
+        let mut signals = Signals::new()?;
+        let service = Service::start(&config, Clock::system()).await?;
+        let shown = tokio::select! {
+            shown = show(&service, &config.data_dir, temporary.is_some()) => shown,
+            () = signals.next() => Ok(()),
+        };
+        if !self.exit && shown.is_ok() {
+            signals.next().await;
+        }
+        serve::drain(service, signals).await;
+        shown?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Unless the user names a directory, nothing stays behind.
+fn use_temporary_data_dir(layered: &mut [Sourced]) -> anyhow::Result<Option<tempfile::TempDir>> {
+    let data_dir = layered.iter_mut().find(|sourced| sourced.key == "data-dir");
+    let Some(data_dir) = data_dir.filter(|sourced| sourced.source == "default") else {
+        return Ok(None);
+    };
+    let directory = tempfile::Builder::new().prefix("hookstream-dev-").tempdir();
+    let directory = directory.context("no temporary directory: give --data-dir")?;
+    data_dir.value = Some(directory.path().display().to_string());
+    Ok(Some(directory))
+}
+
+async fn show(service: &Service, data_dir: &Path, is_temporary: bool) -> anyhow::Result<()> {
+    let (bold, dim) = (Style::new().bold(), Style::new().dimmed());
+    let mut out = anstream::stdout();
+    let url = format!("http://{}/webhooks/{ENDPOINT}", service.ingress_address);
+    let server = Server {
+        server: format!("http://{}", service.grpc_address),
+    };
+    let mut client = server.connect().await?;
+    let secret = make_endpoint(&mut client).await?;
+    let secret_file = write_secret(data_dir, &secret)?;
+
+    writeln!(
+        out,
+        "{bold}hookstream{bold:#} receives HeyGen's webhooks and streams them over gRPC.\n"
+    )?;
+    let kept = if is_temporary { "until this ends" } else { "kept" };
+    writeln!(
+        out,
+        "  webhooks in   POST {url}   {dim}signed, answered once stored{dim:#}"
+    )?;
+    writeln!(
+        out,
+        "  streams out   grpc://{}   {dim}SubscribeEvents, ListEvents, AwaitEvent, …{dim:#}",
+        service.grpc_address
+    )?;
+    writeln!(
+        out,
+        "  operators     http://{}   {dim}/livez /readyz /metrics{dim:#}",
+        service.admin_address
+    )?;
+    writeln!(
+        out,
+        "  stored in     {}   {dim}{kept}{dim:#}\n",
+        data_dir.display()
+    )?;
+    writeln!(
+        out,
+        "Delivering one signed sample of every event type; each line is an event as a gRPC subscriber received it:\n"
+    )?;
+    writeln!(out, "{}", output::header())?;
+
+    let mut frames = client
+        .subscribe_events(SubscribeEventsRequest::default())
+        .await?
+        .into_inner();
+    let Some(Frame::CaughtUp(start)) = next(&mut frames).await? else {
+        bail!("the stream did not start")
+    };
+    let sender = Sender::new(url, Secret::new(secret)?)?;
+    let mut expected = Vec::new();
+    let mut received = Vec::new();
+    for (event_type, body) in samples::all(rand::random()) {
+        let answer = sender.send(body.clone()).await?;
+        if !answer.is_success() {
+            bail!(
+                "the sample of {event_type} was answered with {} {}",
+                answer.status,
+                answer.text
+            );
+        }
+        expected.push(body);
+        let event = loop {
+            match next(&mut frames).await? {
+                Some(Frame::Event(event)) => break event,
+                Some(_) => {}
+                None => bail!("the stream ended early"),
+            }
+        };
+        writeln!(out, "{}", output::line(&event))?;
+        received.push(event);
+    }
+    let stored = everything_after(&mut client, start.cursor).await?;
+    check(&expected, &received)?;
+    check(&expected, &stored)?;
+    writeln!(
+        out,
+        "\n{bold}{} of {} arrived, in order, once.{bold:#}\n",
+        received.len(),
+        expected.len()
+    )?;
+    next_steps(&mut out, service, &server, &secret_file, received.last())?;
+    Ok(())
+}
+
+async fn next(frames: &mut tonic::Streaming<SubscribeEventsResponse>) -> anyhow::Result<Option<Frame>> {
+    let response = tokio::time::timeout(PATIENCE, frames.message())
+        .await
+        .context("no event arrived in time")?;
+    Ok(response
+        .map_err(|status| client::explain(&status))?
+        .and_then(|response| response.frame))
+}
+
+/// Reads again what is stored, so that an event stored twice would show.
+async fn everything_after(client: &mut Client, cursor: String) -> anyhow::Result<Vec<Event>> {
+    let request = SubscribeEventsRequest {
+        start: Some(Start::AfterCursor(cursor)),
+        stop_at_tail: true,
+        ..SubscribeEventsRequest::default()
+    };
+    let mut frames = client.subscribe_events(request).await?.into_inner();
+    let mut events = Vec::new();
+    while let Some(frame) = next(&mut frames).await? {
+        if let Frame::Event(event) = frame {
+            events.push(event);
+        }
+    }
+    Ok(events)
+}
+
+fn check(expected: &[String], events: &[Event]) -> anyhow::Result<()> {
+    let same = expected.len() == events.len()
+        && expected
+            .iter()
+            .zip(events)
+            .all(|(body, event)| event.raw_body == body.as_bytes());
+    if !same {
+        bail!(
+            "sent {} samples, but {} events came back, or in another order",
+            expected.len(),
+            events.len()
+        );
+    }
+    Ok(())
+}
+
+/// Makes the endpoint anew, so that its secret is known also in a directory that was used before.
+async fn make_endpoint(client: &mut Client) -> anyhow::Result<String> {
+    let mut manage = async |operation| {
+        client
+            .manage_endpoint(ManageEndpointRequest {
+                operation: Some(operation),
+            })
+            .await
+    };
+    // It need not exist.
+    let _ = manage(Operation::Delete(Delete {
+        name: ENDPOINT.to_owned(),
+    }))
+    .await;
+    let create = Create {
+        name: ENDPOINT.to_owned(),
+        ..Create::default()
+    };
+    let answer = manage(Operation::Create(create))
+        .await
+        .map_err(|status| client::explain(&status))?;
+    match answer.into_inner().result {
+        Some(Answer::Create(created)) => Ok(created.secret),
+        _ => bail!("the endpoint could not be made"),
+    }
+}
+
+fn write_secret(data_dir: &Path, secret: &str) -> anyhow::Result<PathBuf> {
+    let path = data_dir.join("dev.secret");
+    let mut options = OpenOptions::new();
+    let file = options
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(&path);
+    let mut file = file.with_context(|| format!("{} cannot be written", path.display()))?;
+    writeln!(file, "{secret}")?;
+    Ok(path)
+}
+
+fn next_steps(
+    out: &mut impl Write,
+    service: &Service,
+    server: &Server,
+    secret_file: &Path,
+    last: Option<&Event>,
+) -> anyhow::Result<()> {
+    let program = std::env::current_exe().unwrap_or_else(|_| "hookstream".into());
+    let here = std::env::current_dir().unwrap_or_default();
+    let program = program.strip_prefix(&here).unwrap_or(&program).display();
+    let port_is_default = server.server == "http://127.0.0.1:50051";
+    let at = if port_is_default {
+        String::new()
+    } else {
+        format!(" --server {}", server.server)
+    };
+    let url_is_default = service.ingress_address.to_string() == "127.0.0.1:8080";
+    let to = if url_is_default {
+        String::new()
+    } else {
+        format!(" --url http://{}/webhooks/{ENDPOINT}", service.ingress_address)
+    };
+    let secret_file = secret_file.display();
+    writeln!(out, "Try next, in another shell:\n")?;
+    writeln!(out, "  # follow failures; then, in a third shell, cause one")?;
+    writeln!(out, "  {program} tail{at} --type '*.fail'")?;
+    writeln!(
+        out,
+        "  {program} deliver avatar_video.fail{to} --secret-file {secret_file}"
+    )?;
+    writeln!(out, "  # wait for the event that belongs to one of your calls")?;
+    writeln!(out, "  {program} await{at} --callback-id my_order --since 1h")?;
+    writeln!(
+        out,
+        "  # look at what is stored, and go on from any event's cursor"
+    )?;
+    writeln!(out, "  {program} events list{at}")?;
+    if let Some(event) = last {
+        writeln!(out, "  {program} tail{at} --after {} --json", event.cursor)?;
+    }
+    writeln!(out, "  # the service itself")?;
+    writeln!(out, "  {program} serve --help\n")?;
+    writeln!(out, "Serving until Ctrl-C.")?;
+    Ok(())
+}

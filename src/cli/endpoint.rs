@@ -1,0 +1,270 @@
+//! `hookstream endpoint`. Owns managing endpoints from a shell.
+
+use std::{io::Write, path::PathBuf, process::ExitCode};
+
+use anyhow::{Context, bail};
+use clap::{Args, Subcommand};
+
+use super::{
+    client::{self, Server},
+    deliver, output,
+};
+use crate::grpc::proto::{
+    Endpoint, ManageEndpointRequest, ManageEndpointResponse,
+    manage_endpoint_request::{Create, Delete, Get, List, Operation, RotateSecret, Update},
+    manage_endpoint_response::Result as Answer,
+};
+
+/// Manages the endpoints that receive deliveries.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Makes an endpoint and prints its URL and secret. The secret is shown this once.
+    #[command(after_help = "Examples:
+  hookstream endpoint create prod                             # generates a secret
+  hookstream endpoint create prod --secret-file ./secret.txt  # takes HeyGen's secret
+  hookstream endpoint create prod --events 'avatar_video.*,video_translate.*' --json")]
+    Create(CreateArgs),
+    /// Shows one endpoint.
+    Get(Named),
+    /// Lists the endpoints.
+    List(ListArgs),
+    /// Changes the notes on an endpoint.
+    #[command(after_help = "Example:\n  hookstream endpoint update prod --events 'avatar_video.*'")]
+    Update(UpdateArgs),
+    /// Removes an endpoint: deliveries to it are refused from now on, its events stay.
+    Delete(Named),
+    /// Replaces the secret and prints the new one; the old one stays valid for the overlap.
+    #[command(after_help = "Example:\n  hookstream endpoint rotate-secret prod --overlap 24h")]
+    RotateSecret(RotateArgs),
+}
+
+/// One endpoint.
+#[derive(Args, Debug)]
+pub struct Named {
+    #[command(flatten)]
+    server: Server,
+    /// Its name.
+    name: String,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// A new endpoint.
+#[derive(Args, Debug)]
+pub struct CreateArgs {
+    #[command(flatten)]
+    endpoint: Named,
+    /// The types it is registered for, comma-separated; all if not given. A note: everything verified is stored.
+    #[arg(long, value_name = "TYPES", value_delimiter = ',')]
+    events: Vec<String>,
+    /// The resource it is registered for. A note.
+    #[arg(long, value_name = "ID")]
+    entity: Option<String>,
+    /// HeyGen's id of the registration. A note.
+    #[arg(long, value_name = "ID")]
+    provider_id: Option<String>,
+    /// A file with the secret that HeyGen showed; one newline at its end is not part of it. Else HOOKSTREAM_SECRET is
+    /// taken, else a secret is generated.
+    #[arg(long, value_name = "FILE")]
+    secret_file: Option<PathBuf>,
+}
+
+/// A listing.
+#[derive(Args, Debug)]
+pub struct ListArgs {
+    #[command(flatten)]
+    server: Server,
+    /// Print JSON, one endpoint a line.
+    #[arg(long)]
+    json: bool,
+}
+
+/// A change.
+#[derive(Args, Debug)]
+pub struct UpdateArgs {
+    #[command(flatten)]
+    endpoint: Named,
+    /// The types it is registered for, comma-separated; an empty text for all.
+    #[arg(long, value_name = "TYPES", value_delimiter = ',')]
+    events: Option<Vec<String>>,
+    /// The resource it is registered for; an empty text for none.
+    #[arg(long, value_name = "ID")]
+    entity: Option<String>,
+}
+
+/// A rotation.
+#[derive(Args, Debug)]
+pub struct RotateArgs {
+    #[command(flatten)]
+    endpoint: Named,
+    /// A file with the new secret, if HeyGen made it. Else HOOKSTREAM_SECRET is taken, else a secret is generated.
+    #[arg(long, value_name = "FILE")]
+    secret_file: Option<PathBuf>,
+    /// How long the old secret stays valid, up to 7days; 24h if not given.
+    #[arg(long, value_name = "DURATION", value_parser = client::parse_duration)]
+    overlap: Option<prost_types::Duration>,
+}
+
+impl Command {
+    /// Runs the command.
+    pub async fn run(self) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Create(args) => {
+                let operation = Operation::Create(Create {
+                    name: args.endpoint.name.clone(),
+                    event_types: args.events,
+                    entity_id: args.entity.unwrap_or_default(),
+                    provider_endpoint_id: args.provider_id.unwrap_or_default(),
+                    secret: deliver::read_secret(args.secret_file.as_deref())?.unwrap_or_default(),
+                    registration: 0,
+                });
+                args.endpoint.manage(operation).await?;
+            }
+            Self::Get(named) => {
+                let operation = Operation::Get(Get {
+                    name: named.name.clone(),
+                });
+                named.manage(operation).await?;
+            }
+            Self::List(args) => args.run().await?,
+            Self::Update(args) => {
+                let paths = [
+                    args.events.is_some().then_some("event_types"),
+                    args.entity.is_some().then_some("entity_id"),
+                ];
+                let paths: Vec<_> = paths.into_iter().flatten().map(str::to_owned).collect();
+                if paths.is_empty() {
+                    bail!("nothing to change: give --events or --entity");
+                }
+                let mut event_types = args.events.unwrap_or_default();
+                event_types.retain(|event_type| !event_type.is_empty());
+                let operation = Operation::Update(Update {
+                    name: args.endpoint.name.clone(),
+                    event_types,
+                    entity_id: args.entity.unwrap_or_default(),
+                    update_mask: Some(prost_types::FieldMask { paths }),
+                });
+                args.endpoint.manage(operation).await?;
+            }
+            Self::Delete(named) => {
+                let operation = Operation::Delete(Delete {
+                    name: named.name.clone(),
+                });
+                named.manage(operation).await?;
+            }
+            Self::RotateSecret(args) => {
+                let operation = Operation::RotateSecret(RotateSecret {
+                    name: args.endpoint.name.clone(),
+                    secret: deliver::read_secret(args.secret_file.as_deref())?.unwrap_or_default(),
+                    overlap: args.overlap,
+                });
+                args.endpoint.manage(operation).await?;
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+async fn manage(server: &Server, operation: Operation) -> anyhow::Result<ManageEndpointResponse> {
+    let request = ManageEndpointRequest {
+        operation: Some(operation),
+    };
+    let answer = server.connect().await?.manage_endpoint(request).await;
+    Ok(answer.map_err(|status| client::explain(&status))?.into_inner())
+}
+
+impl Named {
+    async fn manage(&self, operation: Operation) -> anyhow::Result<()> {
+        let answer = manage(&self.server, operation).await?;
+        if self.json {
+            return output::print_json(&answer);
+        }
+        let mut out = anstream::stdout();
+        match answer.result.context("the answer is empty")? {
+            Answer::Create(created) => show(&mut out, created.endpoint, Some(&created.secret))?,
+            Answer::RotateSecret(rotated) => show(&mut out, rotated.endpoint, Some(&rotated.secret))?,
+            Answer::Get(found) => show(&mut out, found.endpoint, None)?,
+            Answer::Update(updated) => show(&mut out, updated.endpoint, None)?,
+            Answer::Delete(_) => writeln!(out, "{} is deleted", self.name)?,
+            Answer::List(_) => {}
+        }
+        Ok(())
+    }
+}
+
+impl ListArgs {
+    async fn run(self) -> anyhow::Result<()> {
+        let mut endpoints = Vec::new();
+        let mut page_token = String::new();
+        loop {
+            let answer = manage(
+                &self.server,
+                Operation::List(List {
+                    page_size: 1000,
+                    page_token,
+                }),
+            )
+            .await?;
+            let Some(Answer::List(page)) = answer.result else {
+                bail!("the answer is empty")
+            };
+            endpoints.extend(page.endpoints);
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                break;
+            }
+        }
+        if self.json {
+            return endpoints.iter().try_for_each(output::print_json);
+        }
+        let row = |endpoint: Endpoint| {
+            [
+                endpoint.name.clone(),
+                state(&endpoint),
+                output::time(endpoint.last_delivery_at),
+                endpoint.url,
+            ]
+        };
+        output::print_table(
+            &["NAME", "STATE", "LAST DELIVERY", "URL"],
+            endpoints.into_iter().map(row),
+        )
+    }
+}
+
+fn state(endpoint: &Endpoint) -> String {
+    endpoint
+        .state()
+        .as_str_name()
+        .trim_start_matches("ENDPOINT_STATE_")
+        .to_lowercase()
+}
+
+fn show(out: &mut impl Write, endpoint: Option<Endpoint>, secret: Option<&str>) -> anyhow::Result<()> {
+    let endpoint = endpoint.context("the answer is empty")?;
+    let events = match endpoint.event_types.as_slice() {
+        [] => "all".to_owned(),
+        types => types.join(", "),
+    };
+    writeln!(out, "name           {}", endpoint.name)?;
+    writeln!(out, "url            {}", endpoint.url)?;
+    if let Some(secret) = secret {
+        writeln!(out, "secret         {secret}   (shown this once)")?;
+    }
+    writeln!(out, "state          {}", state(&endpoint))?;
+    writeln!(out, "events         {events}")?;
+    if !endpoint.entity_id.is_empty() {
+        writeln!(out, "entity         {}", endpoint.entity_id)?;
+    }
+    writeln!(out, "created        {}", output::time(endpoint.created_at))?;
+    writeln!(out, "last delivery  {}", output::time(endpoint.last_delivery_at))?;
+    if endpoint.previous_secret_expires_at.is_some() {
+        writeln!(
+            out,
+            "old secret     accepted until {}",
+            output::time(endpoint.previous_secret_expires_at)
+        )?;
+    }
+    Ok(())
+}

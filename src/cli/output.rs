@@ -1,0 +1,113 @@
+//! What the client commands print. Owns JSON, tables and event lines.
+
+use std::{
+    io::{self, IsTerminal, Write},
+    sync::OnceLock,
+};
+
+use anstyle::{AnsiColor, Style};
+use anyhow::Context;
+use comfy_table::{Table, presets};
+use jiff::Timestamp;
+use prost::{Message, Name};
+use prost_reflect::{DescriptorPool, DynamicMessage};
+
+use crate::grpc::proto::{self, Event};
+
+/// One line of protobuf-JSON.
+pub fn json<M: Message + Name>(message: &M) -> anyhow::Result<String> {
+    static POOL: OnceLock<Option<DescriptorPool>> = OnceLock::new();
+    let pool = POOL.get_or_init(|| DescriptorPool::decode(proto::DESCRIPTORS).ok());
+    let descriptor = pool
+        .as_ref()
+        .and_then(|pool| pool.get_message_by_name(&M::full_name()));
+    let descriptor = descriptor.context("the interface's descriptors are incomplete")?;
+    let message = DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice())?;
+    Ok(serde_json::to_string(&message)?)
+}
+
+/// Prints one line of protobuf-JSON.
+pub fn print_json<M: Message + Name>(message: &M) -> anyhow::Result<()> {
+    writeln!(io::stdout(), "{}", json(message)?)?;
+    Ok(())
+}
+
+/// Whether an event is printed for a person: on a terminal, unless JSON is asked for.
+pub fn for_people(json: bool) -> bool {
+    !json && io::stdout().is_terminal()
+}
+
+/// Prints an event, for a person as a line, else as JSON.
+pub fn print_event(event: &Event, for_people: bool) -> anyhow::Result<()> {
+    if !for_people {
+        return print_json(event);
+    }
+    writeln!(anstream::stdout(), "{}", line(event))?;
+    Ok(())
+}
+
+/// The columns of [`line`].
+pub fn header() -> String {
+    let bold = Style::new().bold();
+    format!(
+        "{bold}{:<8}  {:<44}{:<24}{:<16}{}{bold:#}",
+        "UTC", "TYPE", "ENTITY", "CALLBACK ID", "ENDPOINT"
+    )
+}
+
+/// An event in one line: when, what, about what, for whom, by which endpoint.
+pub fn line(event: &Event) -> String {
+    let received = event.received_at.unwrap_or_default();
+    let time = Timestamp::new(received.seconds, received.nanos).unwrap_or(Timestamp::UNIX_EPOCH);
+    let colour = if event.type_name.ends_with("fail") || event.type_name.ends_with("failed") {
+        AnsiColor::Red
+    } else {
+        AnsiColor::Green
+    };
+    let (style, dim) = (Style::new().fg_color(Some(colour.into())), Style::new().dimmed());
+    let name = if event.type_name.is_empty() {
+        "(no event_type)"
+    } else {
+        &event.type_name
+    };
+    format!(
+        "{dim}{}{dim:#}  {style}{name:<44}{style:#}{:<24}{:<16}{}",
+        time.strftime("%H:%M:%S"),
+        or_dash(&event.entity_id),
+        or_dash(&event.callback_id),
+        event.endpoint,
+    )
+}
+
+/// A dash for what is empty.
+pub fn or_dash(text: &str) -> &str {
+    if text.is_empty() { "-" } else { text }
+}
+
+/// A time to the second.
+pub fn time(time: Option<prost_types::Timestamp>) -> String {
+    let time = time.and_then(|time| Timestamp::new(time.seconds, 0).ok());
+    time.map_or_else(|| "-".to_owned(), |time| time.to_string())
+}
+
+/// Prints rows under a header.
+pub fn print_table<R: IntoIterator<Item = String>>(
+    header: &[&str],
+    rows: impl IntoIterator<Item = R>,
+) -> anyhow::Result<()> {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(header.iter().copied());
+    rows.into_iter().for_each(|row| {
+        table.add_row(row);
+    });
+    writeln!(anstream::stdout(), "{}", table.trim_fmt())?;
+    Ok(())
+}
+
+/// Whether an error is that nobody reads the output any more, which is no failure (`hookstream tail | head`).
+pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}

@@ -1,0 +1,105 @@
+//! `hookstream serve`. Owns the life of the service's process: configuration, readiness line, signals.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{ArgMatches, Args, Command, FromArgMatches};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::telemetry;
+use crate::{
+    clock::Clock,
+    config::{self, Config, ConfigError, Sourced},
+    service::Service,
+};
+
+/// The settings of the service as given, read only when the command runs, so that all mistakes come together.
+#[derive(Debug)]
+pub struct Settings(pub Result<Vec<Sourced>, ConfigError>);
+
+impl FromArgMatches for Settings {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Ok(Self(config::layers(matches)))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl Args for Settings {
+    fn augment_args(command: Command) -> Command {
+        command.args(config::args())
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+/// Runs the service until SIGTERM or SIGINT, then drains it. A second signal ends it at once.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  hookstream serve
+  hookstream serve --data-dir /var/lib/hookstream --public-url https://hooks.example.com
+  hookstream serve --config /etc/hookstream.toml --retention-age 7days")]
+pub struct Serve {
+    #[command(flatten)]
+    settings: Settings,
+}
+
+impl Serve {
+    /// Runs the command.
+    pub async fn run(self) -> anyhow::Result<ExitCode> {
+        let config = Config::parse(&self.settings.0?)?;
+        telemetry::start(config.log_format);
+        let mut signals = Signals::new()?;
+        let service = Service::start(&config, Clock::system()).await?;
+        tracing::info!(
+            ingress = %service.ingress_address,
+            grpc = %service.grpc_address,
+            admin = %service.admin_address,
+            "ready"
+        );
+        signals.next().await;
+        drain(service, signals).await;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Drains a service; another signal ends the process at once.
+pub async fn drain(service: Service, mut signals: Signals) {
+    tokio::select! {
+        () = service.drain() => {}
+        () = signals.next() => {
+            tracing::warn!("second signal: ending at once");
+            std::process::exit(1);
+        }
+    }
+}
+
+/// The signals that ask the process to end.
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Takes the signals from their default, which is to end at once.
+    pub fn new() -> anyhow::Result<Self> {
+        let watch = |kind| signal(kind).context("the system refuses to watch for signals");
+        Ok(Self {
+            terminate: watch(SignalKind::terminate())?,
+            interrupt: watch(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Waits for one.
+    pub async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! What HeyGen's JSON says. Owns the tolerant reading of a body; refuses to reject one: a signed body is kept whatever
+//! it holds, so every field but the type is optional and every JSON type is taken.
+
+use std::{borrow::Cow, collections::BTreeMap};
+
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::{Map, Value, value::RawValue};
+
+use crate::{event_type, limits};
+
+/// What the outermost object of a body says, as far as it says it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Envelope {
+    /// `event_type`; empty if the body is no JSON object with one (of at most 256 bytes).
+    pub event_type: String,
+    /// The id of the resource, from the field that belongs to the type; empty if there is none.
+    pub entity_id: String,
+    /// `callback_id`, from `event_data` or from the top level; empty if there is none.
+    pub callback_id: String,
+    /// `event_id`; empty if there is none.
+    pub provider_event_id: String,
+    /// `created_at`, if it is a time.
+    pub created_at: Option<Timestamp>,
+}
+
+impl Envelope {
+    /// The envelope of a body. Nesting costs nothing here: values are skipped, not built.
+    pub fn of(body: &[u8]) -> Self {
+        let Ok(fields) = Fields::parse(body) else {
+            return Self::default();
+        };
+        let event_type = fields.identifier("event_type");
+        if event_type.is_empty() {
+            return Self {
+                provider_event_id: fields.identifier("event_id"),
+                ..Self::default()
+            };
+        }
+        let data = fields.object("event_data");
+        let entity_id = event_type::entity_fields(&event_type)
+            .iter()
+            .map(|field| data.identifier(field))
+            .find(|id| !id.is_empty())
+            .unwrap_or_default();
+        let mut callback_id = data.identifier("callback_id");
+        if callback_id.is_empty() {
+            callback_id = fields.identifier("callback_id");
+        }
+        Self {
+            entity_id,
+            callback_id,
+            provider_event_id: fields.identifier("event_id"),
+            created_at: fields.text("created_at").and_then(|time| time.parse().ok()),
+            event_type,
+        }
+    }
+}
+
+/// Why a body has no `event_data` to show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoEventData {
+    /// The body is not JSON.
+    NotJson,
+    /// The body is JSON, but no object with a string `event_type`.
+    NoEventType,
+    /// `event_data` is absent, null or not an object.
+    NotAnObject,
+}
+
+/// `event_data` of a body.
+#[derive(Debug, PartialEq)]
+pub struct EventData {
+    /// Its fields; those nested too deep are left out.
+    pub fields: Map<String, Value>,
+    /// Whether any was left out.
+    pub too_deep: bool,
+}
+
+/// `event_data` of a body, as deep as `depth_max` levels.
+pub fn event_data(body: &[u8], depth_max: usize) -> Result<EventData, NoEventData> {
+    let body = Fields::parse(body)?;
+    if body.identifier("event_type").is_empty() {
+        return Err(NoEventData::NoEventType);
+    }
+    let Some(data) = body
+        .0
+        .get("event_data")
+        .filter(|data| data.get().starts_with('{'))
+    else {
+        return Err(NoEventData::NotAnObject);
+    };
+    if let Ok(fields) = serde_json::from_str::<Map<_, _>>(data.get())
+        && fields.values().all(|value| depth(value) < depth_max)
+    {
+        return Ok(EventData {
+            fields,
+            too_deep: false,
+        });
+    }
+    let readable = |(name, value): (Cow<'_, str>, &RawValue)| {
+        let value = serde_json::from_str(value.get())
+            .ok()
+            .filter(|value| depth(value) < depth_max)?;
+        Some((name.into_owned(), value))
+    };
+    let fields = serde_json::from_str::<Fields<'_>>(data.get()).unwrap_or_default();
+    Ok(EventData {
+        fields: fields.0.into_iter().filter_map(readable).collect(),
+        too_deep: true,
+    })
+}
+
+/// How deep a value is nested: 0 for a scalar.
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+        Value::Object(fields) => 1 + fields.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
+}
+
+/// The fields of a JSON object, values unread. Of repeated names the last counts.
+#[derive(Default, Deserialize)]
+#[serde(transparent)]
+struct Fields<'a>(#[serde(borrow)] BTreeMap<Cow<'a, str>, &'a RawValue>);
+
+impl<'a> Fields<'a> {
+    fn parse(body: &'a [u8]) -> Result<Self, NoEventData> {
+        let value: &RawValue = serde_json::from_slice(body).map_err(|_| NoEventData::NotJson)?;
+        serde_json::from_str(value.get()).map_err(|_| NoEventData::NoEventType)
+    }
+
+    fn object(&self, name: &str) -> Fields<'a> {
+        self.0
+            .get(name)
+            .and_then(|value| serde_json::from_str(value.get()).ok())
+            .unwrap_or_default()
+    }
+
+    fn text(&self, name: &str) -> Option<Cow<'a, str>> {
+        let text =
+            Text::deserialize(&mut serde_json::Deserializer::from_str(self.0.get(name)?.get())).ok()?;
+        Some(text.0)
+    }
+
+    /// A string, or an integer in decimal, short enough to be an identifier; else empty.
+    fn identifier(&self, name: &str) -> String {
+        let Some(value) = self.0.get(name) else {
+            return String::new();
+        };
+        let text = self.text(name).unwrap_or_else(|| {
+            let digits = value.get();
+            let integer = digits
+                .strip_prefix('-')
+                .unwrap_or(digits)
+                .bytes()
+                .all(|byte| byte.is_ascii_digit());
+            Cow::Borrowed(if integer { digits } else { "" })
+        });
+        if text.len() > limits::IDENTIFIER_BYTES_MAX {
+            String::new()
+        } else {
+            text.into_owned()
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn envelope(body: &str) -> Envelope {
+        Envelope::of(body.as_bytes())
+    }
+
+    #[test]
+    fn reads_every_documented_field() {
+        let read = envelope(
+            r#"{"event_id":"evt_1","event_type":"avatar_video.fail","event_data":{"video_id":"v","callback_id":"c"},
+                "created_at":"2026-03-25T12:05:00Z"}"#,
+        );
+        assert_eq!(
+            read,
+            Envelope {
+                event_type: "avatar_video.fail".into(),
+                entity_id: "v".into(),
+                callback_id: "c".into(),
+                provider_event_id: "evt_1".into(),
+                created_at: Some("2026-03-25T12:05:00Z".parse().unwrap()),
+            }
+        );
+    }
+
+    #[test]
+    fn takes_the_callback_id_from_the_top_level_when_the_data_has_none() {
+        let read = envelope(
+            r#"{"event_type":"avatar_video.fail","callback_id":"top","event_data":{"callback_id":null}}"#,
+        );
+        assert_eq!(read.callback_id, "top");
+    }
+
+    #[test]
+    fn keeps_an_integer_id_beyond_2_to_the_53_exact() {
+        let read = envelope(r#"{"event_type":"ai_clipping.success","event_data":{"id":9007199254740993}}"#);
+        assert_eq!(read.entity_id, "9007199254740993");
+    }
+
+    #[test]
+    fn takes_any_json_type_for_any_field() {
+        for odd in ["null", "7.5", "true", "[]", "{}", "\"\""] {
+            let read = envelope(&format!(
+                r#"{{"event_type":"avatar_video.fail","event_data":{odd},"event_id":{odd},"created_at":{odd}}}"#
+            ));
+            assert_eq!(
+                read,
+                Envelope {
+                    event_type: "avatar_video.fail".into(),
+                    ..Envelope::default()
+                },
+                "{odd}"
+            );
+        }
+    }
+
+    #[test]
+    fn tells_why_there_is_no_event_data() {
+        let cases = [
+            ("", NoEventData::NotJson),
+            ("\u{1}", NoEventData::NotJson),
+            ("[1]", NoEventData::NoEventType),
+            ("{}", NoEventData::NoEventType),
+            (r#"{"event_type":7.5}"#, NoEventData::NoEventType),
+            (r#"{"event_type":"a"}"#, NoEventData::NotAnObject),
+            (
+                r#"{"event_type":"a","event_data":null}"#,
+                NoEventData::NotAnObject,
+            ),
+            (
+                r#"{"event_type":"a","event_data":"{}"}"#,
+                NoEventData::NotAnObject,
+            ),
+        ];
+        for (body, expected) in cases {
+            assert_eq!(event_data(body.as_bytes(), 9), Err(expected), "{body:?}");
+        }
+        assert_eq!(
+            event_data(b"{\"event_type\":\"\xff\"}", 9),
+            Err(NoEventData::NotJson)
+        );
+    }
+
+    #[test]
+    fn reads_the_envelope_around_ten_thousand_levels() {
+        let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
+        let body =
+            format!(r#"{{"event_type":"avatar_video.fail","event_data":{{"video_id":"v","deep":{deep}}}}}"#);
+        assert_eq!(envelope(&body).entity_id, "v");
+        let data = event_data(body.as_bytes(), 9).unwrap();
+        assert!(data.too_deep);
+        assert_eq!(Value::Object(data.fields), serde_json::json!({"video_id": "v"}));
+    }
+
+    proptest! {
+        #[test]
+        fn reads_any_bytes_without_panicking(body in proptest::collection::vec(any::<u8>(), 0..256)) {
+            Envelope::of(&body);
+            let _ = event_data(&body, 9);
+        }
+    }
+}

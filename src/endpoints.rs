@@ -1,0 +1,383 @@
+//! The endpoints: names, secrets and notes. Owns their life from creation to deletion; refuses to know HTTP, gRPC, or in
+//! what they are stored.
+
+pub mod sqlite;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use parking_lot::RwLock;
+
+use crate::{
+    clock::Clock,
+    event::EndpointName,
+    filter::TypePattern,
+    limits,
+    secret::Secret,
+    signature::{Key, Keyring},
+    tasks,
+};
+
+/// One webhook registration.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// Its name, and the last part of its delivery URL.
+    pub name: EndpointName,
+    /// The types the registration asks for; a note, not a filter.
+    pub event_types: Vec<String>,
+    /// The resource the registration is confined to; a note.
+    pub entity_id: String,
+    /// HeyGen's own id of the registration; empty if not known.
+    pub provider_endpoint_id: String,
+    /// When it was created here.
+    pub created_at: Timestamp,
+    /// The secrets it accepts.
+    pub keyring: Keyring,
+    last_delivery_us: Arc<AtomicI64>,
+}
+
+impl Endpoint {
+    /// When a delivery last verified.
+    pub fn last_delivery_at(&self) -> Option<Timestamp> {
+        let us = self.last_delivery_us.load(Ordering::Relaxed);
+        if us == i64::MIN {
+            None
+        } else {
+            Timestamp::from_microsecond(us).ok()
+        }
+    }
+
+    /// Notes that a delivery verified.
+    pub fn delivered(&self, at: Timestamp) {
+        self.last_delivery_us
+            .fetch_max(at.as_microsecond(), Ordering::Relaxed);
+    }
+
+    /// Which of its secrets is current, counted from 1.
+    pub fn secret_version(&self) -> u32 {
+        self.keyring.keys().first().map_or(0, |key| key.version)
+    }
+
+    /// Until when the secret before the current one is accepted, if it is at the moment.
+    pub fn previous_secret_expires_at(&self, now: Timestamp) -> Option<Timestamp> {
+        self.keyring
+            .keys()
+            .iter()
+            .filter_map(|key| key.expires_at)
+            .find(|&expiry| now < expiry)
+    }
+}
+
+/// What an endpoint is made of.
+#[derive(Clone, Debug, Default)]
+pub struct NewEndpoint {
+    /// See [`Endpoint::event_types`].
+    pub event_types: Vec<String>,
+    /// See [`Endpoint::entity_id`].
+    pub entity_id: String,
+    /// See [`Endpoint::provider_endpoint_id`].
+    pub provider_endpoint_id: String,
+    /// The secret; a new one is generated if there is none.
+    pub secret: Option<Secret>,
+}
+
+/// What to change of an endpoint.
+#[derive(Clone, Debug, Default)]
+pub struct EndpointChange {
+    /// The new list.
+    pub event_types: Option<Vec<String>>,
+    /// The new value.
+    pub entity_id: Option<String>,
+}
+
+/// Why an operation on endpoints failed. Nothing was changed, except that a failed store leaves it open.
+#[derive(Debug, thiserror::Error)]
+pub enum EndpointError {
+    /// The name is taken.
+    #[error("an endpoint named {0} exists")]
+    Exists(EndpointName),
+    /// There is none of this name.
+    #[error("no endpoint is named {0}")]
+    NotFound(EndpointName),
+    /// There are as many as there may be.
+    #[error("{} endpoints exist; no more are allowed", limits::ENDPOINTS_MAX)]
+    TooMany,
+    /// A field is not valid.
+    #[error("{field} {reason}")]
+    Invalid {
+        /// The field.
+        field: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The change could not be stored. A retry may succeed.
+    #[error("the endpoint could not be stored")]
+    Store(#[source] StoreError),
+}
+
+/// A failure of a store.
+pub type StoreError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Where endpoints are kept. Every change is durable when the call returns. Calls block.
+pub trait EndpointStore: Send + Sync + 'static {
+    /// All endpoints.
+    fn load(&self) -> Result<Vec<Endpoint>, StoreError>;
+    /// Makes or replaces one.
+    fn save(&self, endpoint: &Endpoint) -> Result<(), StoreError>;
+    /// Removes one.
+    fn delete(&self, name: &EndpointName) -> Result<(), StoreError>;
+}
+
+/// All endpoints, in memory and in their store.
+pub struct Endpoints {
+    store: Arc<dyn EndpointStore>,
+    clock: Clock,
+    by_name: RwLock<BTreeMap<EndpointName, Arc<Endpoint>>>,
+    /// Held over a change and its storing.
+    changing: tokio::sync::Mutex<()>,
+}
+
+impl Endpoints {
+    /// Loads what the store has.
+    pub fn load(store: Arc<dyn EndpointStore>, clock: Clock) -> Result<Self, StoreError> {
+        let load = store
+            .load()?
+            .into_iter()
+            .map(|endpoint| (endpoint.name.clone(), Arc::new(endpoint)));
+        let by_name = RwLock::new(load.collect());
+        Ok(Self {
+            store,
+            clock,
+            by_name,
+            changing: tokio::sync::Mutex::default(),
+        })
+    }
+
+    /// The endpoint of this name.
+    pub fn get(&self, name: &EndpointName) -> Option<Arc<Endpoint>> {
+        self.by_name.read().get(name).cloned()
+    }
+
+    /// The endpoints after a name, in the order of names.
+    pub fn list(&self, after: Option<&EndpointName>, most: usize) -> Vec<Arc<Endpoint>> {
+        let by_name = self.by_name.read();
+        let after = |name: &EndpointName| after.is_none_or(|after| name > after);
+        by_name
+            .values()
+            .filter(|endpoint| after(&endpoint.name))
+            .take(most)
+            .cloned()
+            .collect()
+    }
+
+    /// Makes an endpoint. Returns it with its secret.
+    pub async fn create(
+        &self,
+        name: EndpointName,
+        new: NewEndpoint,
+    ) -> Result<(Arc<Endpoint>, Secret), EndpointError> {
+        check_event_types(&new.event_types)?;
+        check_identifier("entity_id", &new.entity_id)?;
+        check_identifier("provider_endpoint_id", &new.provider_endpoint_id)?;
+        let _changing = self.changing.lock().await;
+        if self.get(&name).is_some() {
+            return Err(EndpointError::Exists(name));
+        }
+        if self.by_name.read().len() >= limits::ENDPOINTS_MAX {
+            return Err(EndpointError::TooMany);
+        }
+        let secret = new.secret.unwrap_or_else(Secret::generate);
+        let endpoint = Endpoint {
+            name,
+            event_types: new.event_types,
+            entity_id: new.entity_id,
+            provider_endpoint_id: new.provider_endpoint_id,
+            created_at: self.clock.now(),
+            keyring: Keyring::new(vec![Key {
+                version: 1,
+                secret: secret.clone(),
+                expires_at: None,
+            }]),
+            last_delivery_us: Arc::new(AtomicI64::new(i64::MIN)),
+        };
+        Ok((self.save(endpoint).await?, secret))
+    }
+
+    /// Changes the notes on an endpoint.
+    pub async fn update(
+        &self,
+        name: &EndpointName,
+        change: EndpointChange,
+    ) -> Result<Arc<Endpoint>, EndpointError> {
+        change.event_types.as_deref().map_or(Ok(()), check_event_types)?;
+        change
+            .entity_id
+            .as_deref()
+            .map_or(Ok(()), |id| check_identifier("entity_id", id))?;
+        let _changing = self.changing.lock().await;
+        let mut endpoint = self.existing(name)?;
+        if let Some(event_types) = change.event_types {
+            endpoint.event_types = event_types;
+        }
+        if let Some(entity_id) = change.entity_id {
+            endpoint.entity_id = entity_id;
+        }
+        self.save(endpoint).await
+    }
+
+    /// Replaces the secret; the one before goes on verifying for the overlap. Returns the endpoint with its new secret.
+    pub async fn rotate_secret(
+        &self,
+        name: &EndpointName,
+        secret: Option<Secret>,
+        overlap: Duration,
+    ) -> Result<(Arc<Endpoint>, Secret), EndpointError> {
+        let _changing = self.changing.lock().await;
+        let mut endpoint = self.existing(name)?;
+        let secret = secret.unwrap_or_else(Secret::generate);
+        let current = Key {
+            version: endpoint.secret_version() + 1,
+            secret: secret.clone(),
+            expires_at: None,
+        };
+        let expires_at = self.clock.now().checked_add(overlap).unwrap_or(Timestamp::MAX);
+        let previous = endpoint.keyring.keys().first().cloned();
+        let previous = previous.map(|key| Key {
+            expires_at: Some(expires_at),
+            ..key
+        });
+        endpoint.keyring = Keyring::new(std::iter::once(current).chain(previous).collect());
+        Ok((self.save(endpoint).await?, secret))
+    }
+
+    /// Removes an endpoint.
+    pub async fn delete(&self, name: &EndpointName) -> Result<(), EndpointError> {
+        let _changing = self.changing.lock().await;
+        self.existing(name)?;
+        let (store, stored_name) = (Arc::clone(&self.store), name.clone());
+        flat(tasks::blocking(move || store.delete(&stored_name)).await)?;
+        self.by_name.write().remove(name);
+        Ok(())
+    }
+
+    fn existing(&self, name: &EndpointName) -> Result<Endpoint, EndpointError> {
+        let found = self
+            .get(name)
+            .ok_or_else(|| EndpointError::NotFound(name.clone()))?;
+        Ok(Endpoint::clone(&found))
+    }
+
+    async fn save(&self, endpoint: Endpoint) -> Result<Arc<Endpoint>, EndpointError> {
+        let endpoint = Arc::new(endpoint);
+        let (store, stored) = (Arc::clone(&self.store), Arc::clone(&endpoint));
+        flat(tasks::blocking(move || store.save(&stored)).await)?;
+        self.by_name
+            .write()
+            .insert(endpoint.name.clone(), Arc::clone(&endpoint));
+        Ok(endpoint)
+    }
+}
+
+fn flat(result: std::io::Result<Result<(), StoreError>>) -> Result<(), EndpointError> {
+    result
+        .map_err(StoreError::from)
+        .and_then(|result| result)
+        .map_err(EndpointError::Store)
+}
+
+fn check_event_types(event_types: &[String]) -> Result<(), EndpointError> {
+    if event_types.len() > limits::FILTER_VALUES_MAX {
+        return Err(EndpointError::Invalid {
+            field: "event_types".into(),
+            reason: "has more than 100 values",
+        });
+    }
+    for (at, text) in event_types.iter().enumerate() {
+        TypePattern::parse(text).map_err(|reason| EndpointError::Invalid {
+            field: format!("event_types[{at}]"),
+            reason,
+        })?;
+    }
+    Ok(())
+}
+
+fn check_identifier(field: &'static str, identifier: &str) -> Result<(), EndpointError> {
+    if identifier.len() > limits::IDENTIFIER_BYTES_MAX {
+        return Err(EndpointError::Invalid {
+            field: field.into(),
+            reason: "is longer than 256 bytes",
+        });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name() -> EndpointName {
+        "dev".parse().unwrap()
+    }
+
+    fn open(directory: &std::path::Path, now: &Arc<AtomicI64>) -> Endpoints {
+        let now = Arc::clone(now);
+        let clock = Clock::new(move || Timestamp::from_second(now.load(Ordering::SeqCst)).unwrap());
+        let store = sqlite::SqliteEndpointStore::open(&directory.join("state.db")).unwrap();
+        Endpoints::load(Arc::new(store), clock).unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_and_its_secrets_survive_a_restart() {
+        let (directory, now) = (tempfile::tempdir().unwrap(), Arc::new(AtomicI64::new(1000)));
+        let endpoints = open(directory.path(), &now);
+        let new = NewEndpoint {
+            event_types: vec!["*.fail".into()],
+            ..NewEndpoint::default()
+        };
+        let (_, first) = endpoints.create(name(), new).await.unwrap();
+        let (_, second) = endpoints
+            .rotate_secret(&name(), None, Duration::from_secs(60))
+            .await
+            .unwrap();
+        drop(endpoints);
+
+        let endpoint = open(directory.path(), &now).get(&name()).unwrap();
+        assert_eq!(endpoint.event_types, ["*.fail"]);
+        assert_eq!(endpoint.secret_version(), 2);
+        let secrets: Vec<_> = endpoint
+            .keyring
+            .keys()
+            .iter()
+            .map(|key| key.secret.expose())
+            .collect();
+        assert_eq!(secrets, [second.expose(), first.expose()]);
+        let expiry = endpoint.previous_secret_expires_at(Timestamp::from_second(1000).unwrap());
+        assert_eq!(expiry, Some(Timestamp::from_second(1060).unwrap()));
+        assert_eq!(
+            endpoint.previous_secret_expires_at(Timestamp::from_second(1060).unwrap()),
+            None
+        );
+    }
+
+    #[tokio::test]
+    async fn a_name_is_used_once_and_free_again_after_deletion() {
+        let (directory, now) = (tempfile::tempdir().unwrap(), Arc::new(AtomicI64::new(0)));
+        let endpoints = open(directory.path(), &now);
+        endpoints.create(name(), NewEndpoint::default()).await.unwrap();
+        let again = endpoints.create(name(), NewEndpoint::default()).await;
+        assert!(matches!(again, Err(EndpointError::Exists(_))));
+        endpoints.delete(&name()).await.unwrap();
+        assert!(matches!(
+            endpoints.delete(&name()).await,
+            Err(EndpointError::NotFound(_))
+        ));
+        assert!(endpoints.create(name(), NewEndpoint::default()).await.is_ok());
+    }
+}

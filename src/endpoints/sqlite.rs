@@ -1,0 +1,149 @@
+//! Endpoints in a small SQLite file of their own. Owns its schema; every change is synced before it is reported.
+
+use std::{
+    fs::OpenOptions,
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    sync::{Arc, atomic::AtomicI64},
+};
+
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use rusqlite::{Connection, params};
+
+use super::{Endpoint, EndpointStore, StoreError};
+use crate::{
+    event::EndpointName,
+    secret::Secret,
+    signature::{Key, Keyring},
+};
+
+const FORMAT: i64 = 1;
+
+/// The store.
+#[derive(Debug)]
+pub struct SqliteEndpointStore(Mutex<Connection>);
+
+impl SqliteEndpointStore {
+    /// Opens the store at `path`, or makes one there, readable by its owner alone. Blocks.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(path)?;
+        let connection = Connection::open(path)?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        let format: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        match format {
+            0 => connection.execute_batch(&format!(
+                "BEGIN IMMEDIATE;
+                 CREATE TABLE endpoints (
+                   name TEXT PRIMARY KEY,
+                   event_types TEXT NOT NULL,
+                   entity_id TEXT NOT NULL,
+                   provider_endpoint_id TEXT NOT NULL,
+                   created_at_us INTEGER NOT NULL
+                 );
+                 CREATE TABLE secrets (
+                   endpoint TEXT NOT NULL,
+                   version INTEGER NOT NULL,
+                   secret TEXT NOT NULL,
+                   expires_at_us INTEGER,
+                   PRIMARY KEY (endpoint, version)
+                 );
+                 PRAGMA user_version = {FORMAT};
+                 COMMIT;"
+            ))?,
+            FORMAT => {}
+            found => return Err(format!("it has format {found}; this version reads format {FORMAT}").into()),
+        }
+        Ok(Self(Mutex::new(connection)))
+    }
+}
+
+impl EndpointStore for SqliteEndpointStore {
+    fn load(&self) -> Result<Vec<Endpoint>, StoreError> {
+        let connection = self.0.lock();
+        let mut select = connection.prepare(
+            "SELECT name, event_types, entity_id, provider_endpoint_id, created_at_us FROM endpoints",
+        )?;
+        let mut rows = select.query([])?;
+        let mut endpoints = Vec::new();
+        while let Some(row) = rows.next()? {
+            let name: String = row.get(0)?;
+            endpoints.push(Endpoint {
+                keyring: keyring(&connection, &name)?,
+                name: name.parse()?,
+                event_types: serde_json::from_str(&row.get::<_, String>(1)?)?,
+                entity_id: row.get(2)?,
+                provider_endpoint_id: row.get(3)?,
+                created_at: Timestamp::from_microsecond(row.get(4)?)?,
+                last_delivery_us: Arc::new(AtomicI64::new(i64::MIN)),
+            });
+        }
+        Ok(endpoints)
+    }
+
+    fn save(&self, endpoint: &Endpoint) -> Result<(), StoreError> {
+        let mut connection = self.0.lock();
+        let transaction = connection.transaction()?;
+        transaction.execute(
+            "INSERT OR REPLACE INTO endpoints VALUES (?1, ?2, ?3, ?4, ?5)",
+            params![
+                endpoint.name.as_str(),
+                serde_json::to_string(&endpoint.event_types)?,
+                endpoint.entity_id,
+                endpoint.provider_endpoint_id,
+                endpoint.created_at.as_microsecond(),
+            ],
+        )?;
+        transaction.execute(
+            "DELETE FROM secrets WHERE endpoint = ?1",
+            [endpoint.name.as_str()],
+        )?;
+        for key in endpoint.keyring.keys() {
+            transaction.execute(
+                "INSERT INTO secrets VALUES (?1, ?2, ?3, ?4)",
+                params![
+                    endpoint.name.as_str(),
+                    key.version,
+                    key.secret.expose(),
+                    key.expires_at.map(Timestamp::as_microsecond),
+                ],
+            )?;
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+
+    fn delete(&self, name: &EndpointName) -> Result<(), StoreError> {
+        let mut connection = self.0.lock();
+        let transaction = connection.transaction()?;
+        transaction.execute("DELETE FROM secrets WHERE endpoint = ?1", [name.as_str()])?;
+        transaction.execute("DELETE FROM endpoints WHERE name = ?1", [name.as_str()])?;
+        transaction.commit()?;
+        Ok(())
+    }
+}
+
+fn keyring(connection: &Connection, endpoint: &str) -> Result<Keyring, StoreError> {
+    let mut select = connection.prepare_cached(
+        "SELECT version, secret, expires_at_us FROM secrets WHERE endpoint = ?1 ORDER BY version DESC",
+    )?;
+    let mut rows = select.query([endpoint])?;
+    let mut keys = Vec::new();
+    while let Some(row) = rows.next()? {
+        keys.push(Key {
+            version: row.get(0)?,
+            secret: Secret::new(row.get::<_, String>(1)?)?,
+            expires_at: row
+                .get::<_, Option<i64>>(2)?
+                .map(Timestamp::from_microsecond)
+                .transpose()?,
+        });
+    }
+    Ok(Keyring::new(keys))
+}

@@ -1,0 +1,256 @@
+//! The event and the identifiers around it. Owns their meaning and validity; refuses to know where they are stored, how
+//! they are sent, or what HTTP and gRPC are.
+
+use std::{fmt, str::FromStr};
+
+use bytes::Bytes;
+use data_encoding::HEXLOWER;
+use jiff::Timestamp;
+use sha2::{Digest, Sha256};
+
+use crate::{decode::Envelope, limits, signature::Verified};
+
+/// A position in the log, from 1; 0 is before the first event. Gaps are allowed, repetition is not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Sequence(u64);
+
+impl Sequence {
+    /// Before the first event of any log.
+    pub const ZERO: Self = Self(0);
+
+    /// The position with this number.
+    pub const fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// The number.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// The position that follows.
+    pub const fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+
+    /// The position before; `ZERO` stays.
+    pub const fn previous(self) -> Self {
+        Self(self.0.saturating_sub(1))
+    }
+}
+
+impl fmt::Display for Sequence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The incarnation of a log. Two logs never share one, so that a cursor cannot be read against the wrong log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LogId(u64);
+
+impl LogId {
+    /// A log id from its number.
+    pub const fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// The number.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for LogId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// The name of an endpoint: `[a-z0-9][a-z0-9-]{0,62}`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EndpointName(String);
+
+/// A name that is not of the form an endpoint's name has.
+#[derive(Debug, thiserror::Error)]
+#[error("an endpoint name is 1 to 63 characters of a-z, 0-9 and -, and starts with a letter or digit")]
+pub struct InvalidEndpointName;
+
+impl EndpointName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for EndpointName {
+    type Err = InvalidEndpointName;
+
+    fn from_str(name: &str) -> Result<Self, InvalidEndpointName> {
+        let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        let valid = (1..=limits::ENDPOINT_NAME_BYTES_MAX).contains(&name.len())
+            && !name.starts_with('-')
+            && name.bytes().all(legal);
+        valid.then(|| Self(name.to_owned())).ok_or(InvalidEndpointName)
+    }
+}
+
+impl fmt::Display for EndpointName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What makes two deliveries one event (invariant I6), and at the same time the event's public id.
+///
+/// It is a digest of signed content only: the endpoint's name with the `event_id` inside the body, or else with the whole
+/// body. So the id is the idempotency key, looked up in one index, and the same on every replica and in every copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EventId([u8; Self::BYTES]);
+
+/// A text that is no event id.
+#[derive(Debug, thiserror::Error)]
+#[error("an event id is `evt_` and 32 lower-case hexadecimal digits")]
+pub struct InvalidEventId;
+
+impl EventId {
+    const BYTES: usize = 16;
+    const PREFIX: &str = "evt_";
+
+    /// The identity of a delivery with this signed body to this endpoint.
+    pub fn of(endpoint: &EndpointName, envelope: &Envelope, body: &[u8]) -> Self {
+        let mut digest = Sha256::new();
+        digest.update(endpoint.as_str());
+        if envelope.provider_event_id.is_empty() {
+            digest.update(b"\0body\0");
+            digest.update(body);
+        } else {
+            digest.update(b"\0event_id\0");
+            digest.update(&envelope.provider_event_id);
+        }
+        let mut id = [0; Self::BYTES];
+        id.iter_mut()
+            .zip(digest.finalize())
+            .for_each(|(to, from)| *to = from);
+        Self(id)
+    }
+
+    /// The id from its bytes; `None` if there are not 16.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
+
+    /// The bytes of the id.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl FromStr for EventId {
+    type Err = InvalidEventId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidEventId> {
+        text.strip_prefix(Self::PREFIX)
+            .and_then(|digits| HEXLOWER.decode(digits.as_bytes()).ok())
+            .and_then(|bytes| Self::from_bytes(&bytes))
+            .ok_or(InvalidEventId)
+    }
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", Self::PREFIX, HEXLOWER.encode(&self.0))
+    }
+}
+
+/// How an event came here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A signed delivery to a registered endpoint.
+    Webhook,
+}
+
+/// Why an event is believed to be HeyGen's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verification {
+    /// The header that carried the signature, in lower case.
+    pub header_name: String,
+    /// The HMAC-SHA256 of the body.
+    pub signature: [u8; 32],
+    /// Which of the endpoint's secrets verified it, counted from 1.
+    pub secret_version: u32,
+}
+
+/// What the filters look at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Keys {
+    /// The type as HeyGen wrote it; empty if the body named none.
+    pub event_type: String,
+    /// The resource the event is about; empty if none.
+    pub entity_id: String,
+    /// What the caller passed as `callback_id`; empty if nothing.
+    pub callback_id: String,
+    /// The endpoint that received it.
+    pub endpoint: EndpointName,
+}
+
+/// An event that is not stored yet. Only a verified delivery can become one (invariant I2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewEvent {
+    /// The identity.
+    pub id: EventId,
+    /// What the filters look at.
+    pub keys: Keys,
+    /// HeyGen's own id of the event; empty if the body carries none.
+    pub provider_event_id: String,
+    /// When HeyGen says it happened.
+    pub created_at: Option<Timestamp>,
+    /// When it arrived here.
+    pub received_at: Timestamp,
+    /// How it came here.
+    pub origin: Origin,
+    /// Why it is believed.
+    pub verification: Verification,
+    /// The exact bytes that were signed.
+    pub body: Bytes,
+}
+
+impl NewEvent {
+    /// The event that a verified delivery to `endpoint` makes.
+    pub fn from_delivery(endpoint: EndpointName, delivery: Verified, received_at: Timestamp) -> Self {
+        let (body, verification) = delivery.into_parts();
+        let envelope = Envelope::of(&body);
+        let id = EventId::of(&endpoint, &envelope, &body);
+        let Envelope {
+            event_type,
+            entity_id,
+            callback_id,
+            provider_event_id,
+            created_at,
+        } = envelope;
+        Self {
+            id,
+            keys: Keys {
+                event_type,
+                entity_id,
+                callback_id,
+                endpoint,
+            },
+            provider_event_id,
+            created_at,
+            received_at,
+            origin: Origin::Webhook,
+            verification,
+            body,
+        }
+    }
+}
+
+/// An event with its place in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredEvent {
+    /// Its place.
+    pub sequence: Sequence,
+    /// The rest of it. `received_at` never goes backwards from one sequence to the next.
+    pub event: NewEvent,
+}

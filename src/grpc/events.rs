@@ -1,0 +1,414 @@
+//! Reading events over gRPC: streams, awaits, pages, look-ups. Owns the reading of requests and the writing of frames;
+//! what a stream does is decided in `stream`.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::BytesMut;
+use futures_util::{Stream, stream};
+use jiff::Timestamp;
+use prost::Message;
+use rand::RngExt;
+use tonic::Status;
+
+use super::{
+    encode,
+    encoded::Encoded,
+    proto::{
+        self, AwaitEventRequest, EventFilter, ListEventsRequest, SubscribeEventsRequest,
+        subscribe_events_response as response,
+    },
+    status::{self, Refusal},
+};
+use crate::{
+    cursor::{Cursor, PageToken},
+    event::{EventId, LogId, Sequence},
+    event_type::EVENT_TYPES,
+    filter::Filter,
+    hub::{EncodedEvent, Hub},
+    limits,
+    log::{Direction, EventLog, Limit, Range},
+    stream::{EventStream, Frame, Options},
+};
+
+/// Reads events for gRPC callers.
+#[derive(Clone)]
+pub struct EventReader {
+    hub: Arc<Hub>,
+}
+
+enum Start {
+    New,
+    Earliest,
+    After(String),
+    Since(prost_types::Timestamp),
+}
+
+impl EventReader {
+    /// A reader of what this hub follows.
+    pub fn new(hub: Arc<Hub>) -> Self {
+        Self { hub }
+    }
+
+    fn log(&self) -> &Arc<dyn EventLog> {
+        self.hub.log()
+    }
+
+    /// A cursor of this log.
+    fn cursor(&self, sequence: Sequence) -> Cursor {
+        Cursor {
+            log_id: self.log().log_id(),
+            sequence,
+        }
+    }
+
+    /// Follows events.
+    pub async fn subscribe(
+        &self,
+        request: SubscribeEventsRequest,
+    ) -> Result<impl Stream<Item = Result<Encoded, Status>> + Send + use<>, Refusal> {
+        use proto::subscribe_events_request::Start::{AfterCursor, Position, Since};
+        let filter = filter(request.filter)?;
+        let start = match request.start {
+            None => Start::New,
+            Some(AfterCursor(cursor)) => Start::After(cursor),
+            Some(Since(time)) => Start::Since(time),
+            Some(Position(position)) => match proto::Position::try_from(position) {
+                Ok(proto::Position::Unspecified | proto::Position::New) => Start::New,
+                Ok(proto::Position::Earliest) => Start::Earliest,
+                Err(_) => return Err(Refusal::field("position", "is not a known position")),
+            },
+        };
+        let interval = duration(
+            "heartbeat_interval",
+            request.heartbeat_interval,
+            limits::HEARTBEAT_INTERVAL_DEFAULT,
+            limits::HEARTBEAT_INTERVAL_MIN..=limits::HEARTBEAT_INTERVAL_MAX,
+        )?;
+        let options = Options {
+            start: self.start(start, request.continue_after_gap).await?,
+            stop_at_tail: request.stop_at_tail,
+            heartbeat_interval: interval.mul_f64(rand::rng().random_range(0.9..=1.0)),
+            continue_after_gap: request.continue_after_gap,
+        };
+        let events = EventStream::open(&self.hub, filter, options)?;
+        Ok(frames(events, self.log().log_id()))
+    }
+
+    /// Waits for one event.
+    pub async fn await_event(&self, request: AwaitEventRequest) -> Result<Encoded, Refusal> {
+        use proto::await_event_request::Start::{AfterCursor, Since};
+        let filter = filter(request.filter)?;
+        let timeout = duration(
+            "timeout",
+            request.timeout,
+            limits::AWAIT_TIMEOUT_DEFAULT,
+            Duration::ZERO..=limits::AWAIT_TIMEOUT_MAX,
+        )?;
+        let start = match request.start {
+            None => Start::New,
+            Some(AfterCursor(cursor)) => Start::After(cursor),
+            Some(Since(time)) => Start::Since(time),
+        };
+        let options = Options {
+            start: self.start(start, false).await?,
+            stop_at_tail: false,
+            heartbeat_interval: limits::AWAIT_TIMEOUT_MAX,
+            continue_after_gap: false,
+        };
+        let mut events = EventStream::open(&self.hub, filter, options)?;
+        let deadline = tokio::time::Instant::now() + timeout;
+        loop {
+            let Ok(frame) = tokio::time::timeout_at(deadline, events.next()).await else {
+                return Err(Refusal::NoEventInTime {
+                    cursor: self.cursor(events.position()),
+                });
+            };
+            match frame.map_err(|error| Refusal::of_read(error, self.log().log_id()))? {
+                Some(Frame::Event(event)) => return Ok(Encoded(event.bytes)),
+                Some(Frame::Draining(_)) | None => return Err(Refusal::Draining),
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// One page.
+    pub async fn list(&self, request: ListEventsRequest) -> Result<Encoded, Refusal> {
+        let size = status::page_size(request.page_size, limits::EVENTS_PAGE_DEFAULT)?;
+        let direction = match proto::Order::try_from(request.order) {
+            Ok(proto::Order::Unspecified | proto::Order::NewestFirst) => Direction::Backward,
+            Ok(proto::Order::OldestFirst) => Direction::Forward,
+            Err(_) => return Err(Refusal::field("order", "is not a known order")),
+        };
+        let question = question(&request);
+        let (since, until) = (time("since", request.since)?, time("until", request.until)?);
+        let filter = filter(request.filter)?;
+        let unavailable = |error| Refusal::of_read(error, self.log().log_id());
+
+        let bounds = self.log().bounds();
+        let mut range = Range {
+            after: bounds.trimmed,
+            through: bounds.tail,
+        };
+        if let Some(since) = since {
+            range.after = range
+                .after
+                .max(self.log().before_time(since).await.map_err(unavailable)?);
+        }
+        if let Some(until) = until {
+            range.through = range
+                .through
+                .min(self.log().before_time(until).await.map_err(unavailable)?);
+        }
+        if !request.page_token.is_empty() {
+            let position = self.page_position(&request.page_token, question)?;
+            match direction {
+                Direction::Forward => range.after = position,
+                Direction::Backward => range.through = range.through.min(position),
+            }
+        }
+        let (events, end) = self.page(range, direction, &filter, size).await?;
+        let mut body = BytesMut::new();
+        events
+            .iter()
+            .for_each(|event| body.extend_from_slice(&event.bytes));
+        if let Some(position) = end {
+            let token = PageToken {
+                log_id: self.log().log_id(),
+                position,
+                question,
+            };
+            let rest = proto::ListEventsResponse {
+                events: Vec::new(),
+                next_page_token: token.to_string(),
+            };
+            body.extend_from_slice(&rest.encode_to_vec());
+        }
+        Ok(Encoded(body.freeze()))
+    }
+
+    /// The events of a page, and where the next one starts if there is one.
+    async fn page(
+        &self,
+        mut range: Range,
+        direction: Direction,
+        filter: &Filter,
+        size: usize,
+    ) -> Result<(Vec<EncodedEvent>, Option<Sequence>), Refusal> {
+        let mut page: Vec<EncodedEvent> = Vec::new();
+        let mut bytes = 0;
+        while range.after < range.through {
+            // One more than asked for tells whether there is a next page.
+            let limit = Limit {
+                events: size + 1 - page.len(),
+                bytes: limits::PAGE_BYTES_MAX,
+            };
+            let chunk = self.log().read(range, direction, filter, limit).await;
+            let chunk = chunk.map_err(|error| Refusal::of_read(error, self.log().log_id()))?;
+            for event in chunk.events {
+                let event = self.hub.encode(&event);
+                bytes += event.bytes.len();
+                if page.len() == size || (bytes > limits::PAGE_BYTES_MAX && !page.is_empty()) {
+                    let last = page.last().map_or(range.end(direction), |last| last.sequence);
+                    let position = match direction {
+                        Direction::Forward => last,
+                        Direction::Backward => last.previous(),
+                    };
+                    return Ok((page, Some(position)));
+                }
+                page.push(event);
+            }
+            match direction {
+                Direction::Forward => range.after = chunk.scanned,
+                Direction::Backward => range.through = chunk.scanned,
+            }
+        }
+        Ok((page, None))
+    }
+
+    fn page_position(&self, token: &str, question: u64) -> Result<Sequence, Refusal> {
+        let token: PageToken = token
+            .parse()
+            .map_err(|error| Refusal::field("page_token", error))?;
+        if token.log_id != self.log().log_id() {
+            return Err(Refusal::CursorOfAnotherLog);
+        }
+        if token.question != question {
+            let reason = "belongs to another filter, order or time range: repeat the first request's";
+            return Err(Refusal::field("page_token", reason));
+        }
+        Ok(token.position)
+    }
+
+    /// One event.
+    pub async fn get(&self, id: &str) -> Result<Encoded, Refusal> {
+        let id: EventId = id.parse().map_err(|_| {
+            Refusal::field(
+                "id",
+                "is not an event id: `evt_` and 32 lower-case hexadecimal digits",
+            )
+        })?;
+        let found = self.log().find(id).await;
+        let found = found.map_err(|error| Refusal::of_read(error, self.log().log_id()))?;
+        let event = found.ok_or(Refusal::EventNotFound)?;
+        Ok(Encoded(self.hub.encode(&event).bytes))
+    }
+
+    /// The known types, then those that were received without being known.
+    pub fn event_types(&self) -> proto::ListEventTypesResponse {
+        let known = EVENT_TYPES
+            .iter()
+            .zip(1..)
+            .map(|(known, r#type)| proto::EventTypeDescription {
+                r#type,
+                name: known.name.to_owned(),
+                description: known.description.to_owned(),
+                payload_field: encode::payload_field(known.name),
+            });
+        let is_unknown =
+            |name: &String| !name.is_empty() && EVENT_TYPES.iter().all(|known| known.name != name);
+        let unknown = self.log().event_types().into_iter().filter(is_unknown);
+        let unknown = unknown.map(|name| proto::EventTypeDescription {
+            name,
+            ..proto::EventTypeDescription::default()
+        });
+        proto::ListEventTypesResponse {
+            event_types: known.chain(unknown).collect(),
+        }
+    }
+
+    async fn start(&self, start: Start, continue_after_gap: bool) -> Result<Sequence, Refusal> {
+        let bounds = self.log().bounds();
+        match start {
+            Start::New => Ok(bounds.tail),
+            Start::Earliest => Ok(bounds.trimmed),
+            Start::Since(since) => {
+                let since = time("since", Some(since))?.unwrap_or(Timestamp::MIN);
+                let before = self.log().before_time(since).await;
+                before.map_err(|error| Refusal::of_read(error, self.log().log_id()))
+            }
+            Start::After(cursor) => {
+                let cursor: Cursor = cursor
+                    .parse()
+                    .map_err(|error| Refusal::field("after_cursor", error))?;
+                if cursor.log_id != self.log().log_id() {
+                    return Err(Refusal::CursorOfAnotherLog);
+                }
+                if cursor.sequence > bounds.tail {
+                    return Err(Refusal::CursorAheadOfLog);
+                }
+                if cursor.sequence < bounds.trimmed && !continue_after_gap {
+                    return Err(Refusal::CursorTrimmed {
+                        earliest: self.cursor(bounds.trimmed),
+                    });
+                }
+                Ok(cursor.sequence)
+            }
+        }
+    }
+}
+
+/// The frames of a stream as they are sent.
+fn frames(events: EventStream, log_id: LogId) -> impl Stream<Item = Result<Encoded, Status>> + Send {
+    enum State {
+        Open(EventStream),
+        Draining,
+        Ended,
+    }
+    Box::pin(stream::unfold(State::Open(events), move |state| async move {
+        let mut events = match state {
+            State::Open(events) => events,
+            State::Draining => return Some((Err(Refusal::Draining.into()), State::Ended)),
+            State::Ended => return None,
+        };
+        match events.next().await {
+            Ok(Some(Frame::Event(event))) => Some((Ok(Encoded(event.bytes)), State::Open(events))),
+            Ok(Some(frame)) => {
+                let next = match frame {
+                    Frame::Draining(_) => State::Draining,
+                    _ => State::Open(events),
+                };
+                Some((Ok(control(frame, log_id)), next))
+            }
+            Ok(None) => None,
+            Err(error) => Some((Err(Refusal::of_read(error, log_id).into()), State::Ended)),
+        }
+    }))
+}
+
+fn control(frame: Frame, log_id: LogId) -> Encoded {
+    let cursor = |sequence| Cursor { log_id, sequence }.to_string();
+    let frame = match frame {
+        Frame::Event(event) => return Encoded(event.bytes),
+        Frame::CaughtUp(at) => response::Frame::CaughtUp(proto::CaughtUp { cursor: cursor(at) }),
+        Frame::Heartbeat(at) => response::Frame::Heartbeat(proto::Heartbeat { cursor: cursor(at) }),
+        Frame::FellBehind(at) => response::Frame::FellBehind(proto::FellBehind { cursor: cursor(at) }),
+        Frame::Gap { after, trimmed } => response::Frame::Gap(proto::Gap {
+            after_cursor: cursor(after),
+            earliest_cursor: cursor(trimmed),
+        }),
+        Frame::Draining(at) => {
+            let wait = limits::RECONNECT_SPREAD.mul_f64(rand::rng().random_range(0.1..=1.0));
+            response::Frame::Draining(proto::Draining {
+                reconnect_after: Some(prost_types::Duration {
+                    seconds: wait.as_secs().cast_signed(),
+                    nanos: wait.subsec_nanos().cast_signed(),
+                }),
+                cursor: cursor(at),
+            })
+        }
+    };
+    Encoded(
+        proto::SubscribeEventsResponse { frame: Some(frame) }
+            .encode_to_vec()
+            .into(),
+    )
+}
+
+fn filter(filter: Option<EventFilter>) -> Result<Filter, Refusal> {
+    let filter = filter.unwrap_or_default();
+    Ok(Filter::parse(
+        &filter.event_types,
+        filter.entity_ids,
+        filter.callback_ids,
+        filter.endpoints,
+    )?)
+}
+
+/// A digest of what a listing asks for, page size and token apart.
+fn question(request: &ListEventsRequest) -> u64 {
+    let asked = ListEventsRequest {
+        page_size: 0,
+        page_token: String::new(),
+        ..request.clone()
+    };
+    u64::from(crc32fast::hash(&asked.encode_to_vec()))
+}
+
+fn time(field: &str, time: Option<prost_types::Timestamp>) -> Result<Option<Timestamp>, Refusal> {
+    let parse = |time: prost_types::Timestamp| {
+        let valid = (0..1_000_000_000).contains(&time.nanos);
+        let parsed = Timestamp::new(time.seconds, time.nanos).ok().filter(|_| valid);
+        parsed.ok_or_else(|| Refusal::field(field, "is not a time between the years 1 and 9999"))
+    };
+    time.map(parse).transpose()
+}
+
+/// A duration within its bounds, or the default if there is none.
+pub(super) fn duration(
+    field: &str,
+    asked: Option<prost_types::Duration>,
+    default: Duration,
+    bounds: std::ops::RangeInclusive<Duration>,
+) -> Result<Duration, Refusal> {
+    let Some(asked) = asked else { return Ok(default) };
+    let asked = Duration::try_from(asked)
+        .ok()
+        .filter(|asked| bounds.contains(asked));
+    asked.ok_or_else(|| {
+        let (least, most) = (
+            humantime::format_duration(*bounds.start()),
+            humantime::format_duration(*bounds.end()),
+        );
+        Refusal::field(field, format!("must be {least} to {most}"))
+    })
+}

@@ -1,0 +1,8 @@
+//! The interface's messages and client, generated from `proto/`. Owns nothing by hand.
+
+#![allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated")]
+
+include!(concat!(env!("OUT_DIR"), "/client/hookstream.v1.rs"));
+
+/// The compiled interface, for reflection and for JSON.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -1,0 +1,206 @@
+//! The table of gRPC refusals: condition, status, reason, details. The one place where gRPC statuses are chosen.
+
+use std::{collections::HashMap, time::Duration};
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::{
+    cursor::Cursor,
+    endpoints::EndpointError,
+    event::{LogId, Sequence},
+    filter::InvalidFilter,
+    limits,
+    log::ReadError,
+    stream::TooManyStreams,
+};
+
+const DOMAIN: &str = "hookstream";
+/// How long a caller is asked to wait where trying again helps.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// Why a call is refused.
+#[derive(Debug)]
+pub enum Refusal {
+    /// A field is malformed or out of its bounds; `reason` ends a sentence that starts with the field's name.
+    InvalidField {
+        /// The field.
+        field: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// What follows the cursor was removed by retention.
+    CursorTrimmed {
+        /// Where the kept events begin.
+        earliest: Cursor,
+    },
+    /// The cursor or token was issued for another log.
+    CursorOfAnotherLog,
+    /// The cursor is past the end of the log.
+    CursorAheadOfLog,
+    /// No such event is kept.
+    EventNotFound,
+    /// No endpoint has this name.
+    EndpointNotFound(String),
+    /// An endpoint has this name.
+    EndpointExists(String),
+    /// As many endpoints exist as may.
+    TooManyEndpoints(String),
+    /// As many streams are open as may be.
+    TooManyStreams(String),
+    /// No event matched in time.
+    NoEventInTime {
+        /// Where to go on.
+        cursor: Cursor,
+    },
+    /// The service is shutting down.
+    Draining,
+    /// The log or a store failed. The cause is logged and not told.
+    LogUnavailable,
+    /// A stored record fails its checksum.
+    RecordDamaged(Sequence),
+}
+
+impl Refusal {
+    /// The refusal of one field.
+    pub fn field(field: impl Into<String>, reason: impl ToString) -> Self {
+        Self::InvalidField {
+            field: field.into(),
+            reason: reason.to_string(),
+        }
+    }
+
+    /// What a failed read of this log means to a caller.
+    pub fn of_read(error: ReadError, log_id: LogId) -> Self {
+        match error {
+            ReadError::Trimmed { trimmed } => Self::CursorTrimmed {
+                earliest: Cursor {
+                    log_id,
+                    sequence: trimmed,
+                },
+            },
+            ReadError::Damaged { sequence } => {
+                tracing::error!(%sequence, "a stored record is damaged");
+                Self::RecordDamaged(sequence)
+            }
+            ReadError::Unavailable(error) => {
+                tracing::error!(%error, "the log cannot be read");
+                Self::LogUnavailable
+            }
+        }
+    }
+
+    /// Status, reason, text.
+    fn row(&self) -> (Code, &'static str, String) {
+        match self {
+            Self::InvalidField { field, reason } => {
+                (Code::InvalidArgument, "INVALID_FIELD", format!("{field} {reason}"))
+            }
+            Self::CursorTrimmed { .. } => (
+                Code::OutOfRange,
+                "CURSOR_TRIMMED",
+                "retention removed events after this cursor; start from `earliest_cursor`, or set continue_after_gap"
+                    .into(),
+            ),
+            Self::CursorOfAnotherLog => (
+                Code::FailedPrecondition,
+                "CURSOR_OF_ANOTHER_LOG",
+                "the cursor or page token was issued for another log; start without it".into(),
+            ),
+            Self::CursorAheadOfLog => (
+                Code::FailedPrecondition,
+                "CURSOR_AHEAD_OF_LOG",
+                "the cursor is past the end of this log, which must have lost events; start without it".into(),
+            ),
+            Self::EventNotFound => {
+                (Code::NotFound, "EVENT_NOT_FOUND", "no event with this id is kept".into())
+            }
+            Self::EndpointNotFound(text) => (Code::NotFound, "ENDPOINT_NOT_FOUND", text.clone()),
+            Self::EndpointExists(text) => (Code::AlreadyExists, "ENDPOINT_EXISTS", text.clone()),
+            Self::TooManyEndpoints(text) => (Code::ResourceExhausted, "TOO_MANY_ENDPOINTS", text.clone()),
+            Self::TooManyStreams(text) => (Code::ResourceExhausted, "TOO_MANY_STREAMS", text.clone()),
+            Self::NoEventInTime { .. } => (
+                Code::DeadlineExceeded,
+                "NO_EVENT_IN_TIME",
+                "no event matched in time; await again after `cursor`".into(),
+            ),
+            Self::Draining => {
+                (Code::Unavailable, "DRAINING", "the service is shutting down; reconnect with your cursor".into())
+            }
+            Self::LogUnavailable => {
+                (Code::Unavailable, "LOG_UNAVAILABLE", "the log cannot be read or written at the moment".into())
+            }
+            Self::RecordDamaged(sequence) => {
+                (Code::DataLoss, "RECORD_DAMAGED", format!("the record of sequence {sequence} is damaged"))
+            }
+        }
+    }
+
+    fn metadata(&self) -> HashMap<String, String> {
+        let entry = |name: &str, value: &dyn ToString| HashMap::from([(name.to_owned(), value.to_string())]);
+        match self {
+            Self::CursorTrimmed { earliest } => entry("earliest_cursor", earliest),
+            Self::NoEventInTime { cursor } => entry("cursor", cursor),
+            Self::RecordDamaged(sequence) => entry("sequence", sequence),
+            _ => HashMap::new(),
+        }
+    }
+}
+
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Self {
+        let (code, reason, text) = refusal.row();
+        let mut details = ErrorDetails::new();
+        details.set_error_info(reason, DOMAIN, refusal.metadata());
+        if let Refusal::InvalidField { field, reason } = &refusal {
+            details.add_bad_request_violation(field, reason);
+        }
+        if matches!(code, Code::Unavailable | Code::ResourceExhausted) {
+            details.set_retry_info(Some(RETRY_DELAY));
+        }
+        Self::with_error_details(code, text, details)
+    }
+}
+
+impl From<InvalidFilter> for Refusal {
+    fn from(InvalidFilter { field, reason }: InvalidFilter) -> Self {
+        Self::field(format!("filter.{field}"), reason)
+    }
+}
+
+impl From<TooManyStreams> for Refusal {
+    fn from(error: TooManyStreams) -> Self {
+        Self::TooManyStreams(error.to_string())
+    }
+}
+
+impl From<EndpointError> for Refusal {
+    fn from(error: EndpointError) -> Self {
+        let text = error.to_string();
+        match error {
+            EndpointError::Exists(_) => Self::EndpointExists(text),
+            EndpointError::NotFound(_) => Self::EndpointNotFound(text),
+            EndpointError::TooMany => Self::TooManyEndpoints(text),
+            EndpointError::Invalid { field, reason } => Self::InvalidField {
+                field,
+                reason: reason.to_owned(),
+            },
+            EndpointError::Store(error) => {
+                tracing::error!(%error, "an endpoint could not be stored");
+                Self::LogUnavailable
+            }
+        }
+    }
+}
+
+/// A number of entries on a page, or the refusal of a number that is none.
+pub fn page_size(asked: i32, default: usize) -> Result<usize, Refusal> {
+    match usize::try_from(asked) {
+        Ok(0) => Ok(default),
+        Ok(size) if size <= limits::PAGE_MAX => Ok(size),
+        _ => Err(Refusal::field(
+            "page_size",
+            "must be 1 to 1000, or 0 for the default",
+        )),
+    }
+}

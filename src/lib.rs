@@ -1,0 +1,72 @@
+//! hookstream: HeyGen's webhooks as gRPC streams.
+//!
+//! ```text
+//!  HeyGen ─POST→ ingress ─→ signature ─→ decode ─→ log (durable) ─→ 2xx
+//!                              ↑                    │ tail
+//!                          endpoints                ▼
+//!                              ↑         hub → stream → grpc → your backend
+//!                              └──────────── grpc (ManageEndpoint)
+//! ```
+//!
+//! # Map
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`ingress`] | a delivery's way from HTTP to the log, and the table of answers |
+//! | [`signature`], [`secret`] | verification; knows no HTTP and no JSON |
+//! | [`decode`], [`event_type`] | what a body says; the known types |
+//! | [`event`], [`cursor`], [`filter`] | the vocabulary: event, sequence, identity, cursor, filter |
+//! | [`log`] | the contract of the event log; `log::sqlite` is the engine, `log::memory` the reference |
+//! | [`endpoints`] | names and secrets of the endpoints |
+//! | [`hub`] | the newest events, encoded once, and who waits for which |
+//! | [`stream`] | one reader: catch up, go live, fall back; knows no gRPC |
+//! | [`grpc`] | the interface of `proto/`, served; the table of statuses |
+//! | [`admin`] | liveness, readiness, metrics |
+//! | [`transport`] | sockets, connection limits, the orderly end of connections |
+//! | [`service`] | the composition root: the one place that names concrete engines |
+//! | [`config`], [`limits`], [`data_dir`] | settings, bounds, the data directory |
+//! | [`clock`], [`tasks`] | the homes of the wall clock and of `spawn` |
+//! | [`cli`], [`samples`] | the commands |
+//!
+//! # Invariants
+//!
+//! * **I1** Every 2xx is a stored event: kill -9, power cut and full disk included.
+//! * **I2** Nothing unverified is ever stored or sent.
+//! * **I3** Sequences rise strictly, never repeat, never regress, across restarts too.
+//! * **I4** A stream gets exactly the matching events after its cursor: in order, each once, whatever crashes, lags or
+//!   reconnects happen.
+//! * **I5** A slow reader costs bounded memory and slows nobody else.
+//! * **I6** A duplicate delivery is one event for as long as the event is kept. Identity, per endpoint, is signed content
+//!   only: the `event_id` inside the body when there is one, else the digest of the raw body.
+//! * **I7** Secrets and bodies never reach a log line, an error, a metric or `config print`.
+//! * **I8** After a drain nothing runs on, and the process ends within its deadline whatever clients do.
+//!
+//! # Deliberately absent
+//!
+//! A queue for each stream (a stream is a position; the log is the queue), in-memory de-duplication windows (the index
+//! knows every event that is kept), trust in unsigned headers (HeyGen signs the body and nothing else), and consensus or
+//! replication of our own.
+
+pub mod admin;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod cursor;
+pub mod data_dir;
+pub mod decode;
+pub mod endpoints;
+pub mod event;
+pub mod event_type;
+pub mod filter;
+pub mod grpc;
+pub mod hub;
+pub mod ingress;
+pub mod limits;
+pub mod log;
+pub mod samples;
+pub mod secret;
+pub mod service;
+pub mod signature;
+pub mod stream;
+pub mod tasks;
+pub mod transport;

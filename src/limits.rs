@@ -1,0 +1,127 @@
+//! Every bound of the service, with its unit and its reason. Owns the numbers; refuses to know who applies them.
+
+use std::time::Duration;
+
+/// Largest delivery body. HeyGen documents no limit; the largest known payloads are a few KiB.
+pub const BODY_BYTES_MAX: usize = 1024 * 1024;
+/// How much of a body that is too large is read and thrown away, so that its sender gets to read the 413.
+pub const BODY_DISCARD_BYTES_MAX: usize = 4 * BODY_BYTES_MAX;
+/// Longest a body may take to arrive. HeyGen gives up on the whole delivery after 10 s.
+pub const BODY_READ_TIMEOUT: Duration = Duration::from_secs(4);
+/// Longest a delivery waits to become durable before it is answered with 503. With the above it stays below 10 s.
+pub const APPEND_TIMEOUT: Duration = Duration::from_secs(4);
+/// Deliveries handled at once; more are answered with 429. Bounds the memory that bodies can take.
+pub const DELIVERIES_IN_FLIGHT_MAX: usize = 1024;
+/// Signature headers looked at in one delivery. HeyGen sends one.
+pub const SIGNATURES_PER_DELIVERY_MAX: usize = 8;
+
+/// Largest head of an HTTP/1 request.
+pub const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Most headers of an HTTP/1 request.
+pub const HEADERS_MAX: usize = 64;
+/// Longest a connection may take to send a request head, idle time between requests included (HTTP/1).
+pub const HEAD_READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections a listener holds at once; more wait in the kernel's queue.
+pub const CONNECTIONS_MAX: usize = 16 * 1024;
+/// HTTP/2 streams a client may open on one connection.
+pub const HTTP2_STREAMS_PER_CONNECTION_MAX: u32 = 1024;
+/// Largest header block of an HTTP/2 request.
+pub const HTTP2_HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
+/// How often a silent HTTP/2 connection is pinged, to notice a peer that is gone.
+pub const HTTP2_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// How long such a ping may stay unanswered.
+pub const HTTP2_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Longest endpoint name (bytes): a DNS label.
+pub const ENDPOINT_NAME_BYTES_MAX: usize = 63;
+/// Endpoints that may exist.
+pub const ENDPOINTS_MAX: usize = 10_000;
+/// Longest secret (bytes).
+pub const SECRET_BYTES_MAX: usize = 512;
+/// Random bytes in a generated secret.
+pub const SECRET_RANDOM_BYTES: usize = 32;
+/// How long a rotated secret is accepted unless the caller says otherwise.
+pub const ROTATION_OVERLAP_DEFAULT: Duration = Duration::from_secs(24 * 3600);
+/// Longest a rotated secret may be accepted.
+pub const ROTATION_OVERLAP_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Values one field of a filter may hold.
+pub const FILTER_VALUES_MAX: usize = 100;
+/// Longest value in a filter, and longest identifier taken from a body (bytes). Longer ones are not indexed.
+pub const IDENTIFIER_BYTES_MAX: usize = 256;
+/// Deepest `event_data` sent as a Struct (levels). Three protobuf messages a level must stay below the hundred that the
+/// C++, Java, Python and Rust libraries read.
+pub const EVENT_DATA_DEPTH_MAX: usize = 24;
+/// Largest decoded form of an event (bytes): with the raw body beside it, it stays below the 4 MiB that gRPC clients take
+/// unless told otherwise. JSON can grow more than fivefold as a Struct.
+pub const DECODED_BYTES_MAX: usize = 2560 * 1024;
+
+/// Deliveries waiting for the log's writer.
+pub const APPEND_QUEUE_MAX: usize = DELIVERIES_IN_FLIGHT_MAX;
+/// Events in one commit.
+pub const COMMIT_EVENTS_MAX: usize = 512;
+/// Bytes of bodies in one commit.
+pub const COMMIT_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Events the index may lag behind the log; at this bound the writer waits for it.
+pub const INDEX_LAG_EVENTS_MAX: usize = 32 * 1024;
+/// Bytes of bodies the index may lag behind the log.
+pub const INDEX_LAG_BYTES_MAX: usize = 48 * 1024 * 1024;
+/// Events written to the index in one transaction.
+pub const INDEX_BATCH_EVENTS_MAX: usize = 8 * 1024;
+/// Events that wait for the index before it is written ahead of its interval.
+pub const INDEX_BATCH_EVENTS_MIN: usize = 4 * 1024;
+/// Longest an event waits for the index.
+pub const INDEX_INTERVAL: Duration = Duration::from_secs(10);
+/// Write-ahead log size at which a checkpoint starts in the next pause (bytes).
+pub const WAL_CHECKPOINT_BYTES: u64 = 32 * 1024 * 1024;
+/// Write-ahead log size at which a checkpoint no longer waits for a pause (bytes).
+pub const WAL_BYTES_MAX: u64 = 128 * 1024 * 1024;
+/// Silence of the writer that counts as a pause.
+pub const WAL_PAUSE: Duration = Duration::from_millis(50);
+/// Read-only connections to the embedded engine, and so reads of it that run at once.
+pub const READERS_MAX: usize = 4;
+/// Rows of the index one read looks at before it hands back what it has.
+pub const READ_ROWS_MAX: usize = 4096;
+/// Events that retention removes in one transaction: small, because the writer waits for it.
+pub const TRIM_EVENTS_MAX: usize = 256;
+/// How often retention looks for something to remove.
+pub const RETENTION_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Events kept in memory for live streams.
+pub const RING_EVENTS_MAX: usize = 16 * 1024;
+/// Bytes of the events kept in memory for live streams.
+pub const RING_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Streams open at once.
+pub const STREAMS_MAX: usize = 20_000;
+/// Events a stream takes from memory or the log at a time.
+pub const STREAM_CHUNK_EVENTS_MAX: usize = 64;
+/// Bytes of bodies a stream takes at a time; one larger event is taken alone.
+pub const STREAM_CHUNK_BYTES_MAX: usize = 32 * 1024;
+/// Events in memory that a stream looks at before it lets others run.
+pub const STREAM_SCAN_EVENTS_MAX: usize = 1024;
+/// Silence after which a stream sends a heartbeat unless the client says otherwise.
+pub const HEARTBEAT_INTERVAL_DEFAULT: Duration = Duration::from_secs(15);
+/// Shortest heartbeat interval a client may ask for.
+pub const HEARTBEAT_INTERVAL_MIN: Duration = Duration::from_secs(1);
+/// Longest heartbeat interval a client may ask for.
+pub const HEARTBEAT_INTERVAL_MAX: Duration = Duration::from_secs(300);
+/// Within this time the clients of a draining service are asked to come back.
+pub const RECONNECT_SPREAD: Duration = Duration::from_secs(3);
+/// How long AwaitEvent waits unless the client says otherwise.
+pub const AWAIT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
+/// Longest AwaitEvent waits.
+pub const AWAIT_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
+
+/// Events on a page of ListEvents unless the client says otherwise.
+pub const EVENTS_PAGE_DEFAULT: usize = 10;
+/// Endpoints on a page unless the client says otherwise.
+pub const ENDPOINTS_PAGE_DEFAULT: usize = 100;
+/// Entries on any page.
+pub const PAGE_MAX: usize = 1000;
+/// Bytes of encoded events on a page; one larger event stands alone.
+pub const PAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
+
+/// Longest a drain takes before the process ends whatever is still open.
+pub const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
+/// Of that, what is left for the log to be closed.
+pub const LOG_CLOSE_DEADLINE: Duration = Duration::from_secs(5);

@@ -1,0 +1,211 @@
+//! The event log: the one thing between ingress and subscribers. Owns the contract that every engine keeps; refuses to
+//! know any engine, HTTP or gRPC.
+
+pub mod memory;
+pub mod metrics;
+mod record;
+pub mod sqlite;
+
+#[cfg(test)]
+mod conformance;
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+use crate::{
+    event::{EventId, LogId, NewEvent, Sequence, StoredEvent},
+    filter::Filter,
+};
+
+/// A durable, totally ordered log of events.
+///
+/// **Append.** `append` returns only when the event is durable, or was already (I1). Concurrent appends share a sync: the
+/// more wait, the larger the batch; one alone waits for nobody. An event whose id is in the log is a duplicate and is
+/// answered with the sequence of the first (I6), under concurrency and across restarts, for as long as the first is kept.
+/// An append that fails may still have happened; its retry is then a duplicate.
+///
+/// **Order.** Sequences rise strictly, never repeat and never regress, across restarts and when everything was trimmed
+/// (I3). Gaps are allowed. `received_at` never goes backwards from one sequence to the next: the log raises it where the
+/// clock went back, so that a time names one place in the log.
+///
+/// **Visibility.** An event is visible to `read`, `find` and `first_since` before `tail` announces it, and `tail`
+/// announces it only when it is durable. A reader that was told N can read N. The announcement is a hint and may skip
+/// values; the log is the truth.
+///
+/// **Reading.** `read` returns the matching events of a range in order, in chunks: an empty chunk that made progress is
+/// not the end. Reading forward from before the trim point is [`ReadError::Trimmed`], never a silent gap; reading backward
+/// ends at the trim point.
+///
+/// **Failure.** When a write or sync fails in a way that leaves in doubt what is on disk, the log closes for writing until
+/// it is opened again, because a second sync would not tell of pages the first one lost. Reads go on. A full disk is no
+/// such failure: nothing was written, and the next append tries again.
+#[async_trait]
+pub trait EventLog: Send + Sync + 'static {
+    /// The incarnation of this log.
+    fn log_id(&self) -> LogId;
+
+    /// What is kept.
+    fn bounds(&self) -> Bounds;
+
+    /// Announces the highest durable sequence.
+    fn tail(&self) -> watch::Receiver<Sequence>;
+
+    /// Whether appends can succeed at the moment, and if not, why.
+    fn writable(&self) -> watch::Receiver<Result<(), AppendError>>;
+
+    /// Stores an event. See the contract above.
+    async fn append(&self, event: NewEvent) -> Result<Appended, AppendError>;
+
+    /// The matching events of `range`, in `direction`, up to `limit`. See [`Chunk`].
+    async fn read(
+        &self,
+        range: Range,
+        direction: Direction,
+        filter: &Filter,
+        limit: Limit,
+    ) -> Result<Chunk, ReadError>;
+
+    /// The event with this id, if it is kept.
+    async fn find(&self, id: EventId) -> Result<Option<Arc<StoredEvent>>, ReadError>;
+
+    /// The position just before the first kept event received at or after `time`.
+    async fn before_time(&self, time: Timestamp) -> Result<Sequence, ReadError>;
+
+    /// The event types that are in the log, sorted; types whose every event was trimmed may still be among them.
+    fn event_types(&self) -> Vec<String>;
+
+    /// Removes the oldest events as the policy says, in small steps beside the appends.
+    async fn trim(&self, retention: Retention, now: Timestamp) -> Result<Trimmed, AppendError>;
+
+    /// Bytes of storage in use.
+    fn size_bytes(&self) -> u64;
+
+    /// Completes what was accepted and ends all of the log's threads. Later appends fail as closed.
+    async fn close(&self);
+}
+
+/// What a log keeps: the events after `trimmed` up to and including `tail`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// The trim point: the highest sequence removed by retention.
+    pub trimmed: Sequence,
+    /// The highest durable sequence.
+    pub tail: Sequence,
+}
+
+/// A range of positions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// Exclusive start.
+    pub after: Sequence,
+    /// Inclusive end.
+    pub through: Sequence,
+}
+
+impl Range {
+    /// What `Chunk::scanned` is when all of the range is settled.
+    pub fn end(self, direction: Direction) -> Sequence {
+        match direction {
+            Direction::Forward => self.through,
+            Direction::Backward => self.after,
+        }
+    }
+}
+
+/// The order of reading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// Rising sequences.
+    Forward,
+    /// Falling sequences.
+    Backward,
+}
+
+/// How much one read returns at the most. One event is returned even if it is larger.
+#[derive(Clone, Copy, Debug)]
+pub struct Limit {
+    /// Number of events.
+    pub events: usize,
+    /// Bytes of their bodies.
+    pub bytes: usize,
+}
+
+/// A part of the answer to a read.
+#[derive(Debug, Default)]
+pub struct Chunk {
+    /// Matching events, in the direction of the read.
+    pub events: Vec<Arc<StoredEvent>>,
+    /// How far the read got. Forward: all of `(after, scanned]` is settled, and the range is done when `scanned` reaches
+    /// `through`. Backward: all of `(scanned, through]` is settled, and the range is done when `scanned` reaches `after`.
+    pub scanned: Sequence,
+}
+
+/// What became of an append.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// The place of the event, or of the first with its id.
+    pub sequence: Sequence,
+    /// Whether it is new.
+    pub outcome: Outcome,
+}
+
+/// Whether an append stored something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The event was stored.
+    New,
+    /// The same event, byte for byte, was there.
+    Duplicate,
+    /// The same event was there with another body: HeyGen signs media URLs anew between retries. The first is kept.
+    DuplicateWithOtherBody,
+}
+
+/// What to keep.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// Remove events received longer ago than this.
+    pub age: Option<Duration>,
+    /// Remove the oldest events while the log's storage is larger than this.
+    pub size_bytes: Option<u64>,
+}
+
+/// What a trim did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Trimmed {
+    /// How many events it removed.
+    pub events: u64,
+}
+
+/// Why an event was not stored, as far as is known.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// There is no room. A retry succeeds once there is.
+    #[error("the disk is full")]
+    DiskFull,
+    /// The log is closed for writing until the service is started again.
+    #[error("the log is closed for writing: {0}")]
+    Closed(Arc<str>),
+}
+
+/// Why a read failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// Retention removed events after the start of the range. `trimmed` is the trim point.
+    #[error("events up to sequence {trimmed} were removed by retention")]
+    Trimmed {
+        /// The highest sequence removed.
+        trimmed: Sequence,
+    },
+    /// A stored record fails its checksum or cannot be read as a record.
+    #[error("the record of sequence {sequence} is damaged")]
+    Damaged {
+        /// Its place.
+        sequence: Sequence,
+    },
+    /// The storage failed. A retry may succeed.
+    #[error("the log cannot be read")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+}

@@ -1,0 +1,261 @@
+//! The embedded log on SQLite. Owns opening, reading and closing it; leaves writing to one thread and the index to another.
+//!
+//! Two files. `log.db` is the truth: one append-only table, synced on every commit. `index.db` is derived and disposable:
+//! identity and filter columns, written behind the log in bulk by a thread of its own, and rebuilt from the log when it is
+//! missing, foreign or behind. Events that the index does not have yet are in memory ([`recent`]), so that a read looks
+//! there for what is newer than the index and on disk for the rest.
+
+mod checkpoint;
+mod database;
+mod index;
+mod reader;
+mod recent;
+mod writer;
+
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot, watch};
+
+pub use self::database::OpenError;
+use self::{database::LogDatabase, reader::Readers, recent::Recent, writer::Command};
+use super::{
+    AppendError, Appended, Bounds, Chunk, Direction, EventLog, Limit, Range, ReadError, Retention, Trimmed,
+    metrics::LogMetrics,
+};
+use crate::{
+    event::{EventId, LogId, NewEvent, Sequence, StoredEvent},
+    filter::Filter,
+    limits, tasks,
+};
+
+/// The embedded log.
+#[derive(Debug)]
+pub struct SqliteLog {
+    shared: Arc<Shared>,
+    commands: mpsc::Sender<Command>,
+    readers: Readers,
+    trimming: tokio::sync::Mutex<()>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// What the threads and the readers of one log share.
+#[derive(Debug)]
+struct Shared {
+    log_id: LogId,
+    /// Set before the rows go, so that a reader that missed some finds out by looking here afterwards.
+    trimmed: AtomicU64,
+    tail: watch::Sender<Sequence>,
+    recent: Recent,
+    writable: watch::Sender<Result<(), AppendError>>,
+    event_types: Mutex<BTreeSet<String>>,
+    size_bytes: AtomicU64,
+    metrics: LogMetrics,
+}
+
+impl Shared {
+    fn trimmed(&self) -> Sequence {
+        Sequence::new(self.trimmed.load(Ordering::SeqCst))
+    }
+
+    fn bounds(&self) -> Bounds {
+        let tail = *self.tail.borrow();
+        Bounds {
+            trimmed: self.trimmed(),
+            tail,
+        }
+    }
+}
+
+impl SqliteLog {
+    /// Opens the log in `directory`, or makes one there under the id that `new_log_id` gives. Brings the index up to date,
+    /// telling `progress` of a long rebuild. The caller holds the directory's lock. Blocks.
+    pub fn open(
+        directory: &Path,
+        new_log_id: impl FnOnce() -> LogId,
+        metrics: LogMetrics,
+        progress: impl FnMut(u64, u64),
+    ) -> Result<Self, OpenError> {
+        let mut log = LogDatabase::open(&directory.join("log.db"), new_log_id)?;
+        let index_path = directory.join("index.db");
+        let index = index::open_up_to_date(&index_path, &mut log, progress)?;
+        let shared = Arc::new(Shared {
+            log_id: log.log_id(),
+            trimmed: AtomicU64::new(log.trimmed().get()),
+            tail: watch::Sender::new(log.tail()),
+            recent: Recent::new(log.tail()),
+            writable: watch::Sender::new(Ok(())),
+            event_types: Mutex::new(index.event_types()?),
+            size_bytes: AtomicU64::new(log.size_bytes()?),
+            metrics,
+        });
+        let readers = Readers::open(&log.path, &index_path)?;
+        let identity = database::open_for_reading(&index_path)?;
+        let (commands, inbox) = mpsc::channel(limits::APPEND_QUEUE_MAX);
+        let checkpoint = checkpoint::Checkpoint::new(&mut log)?;
+        let threads = vec![
+            tasks::thread("log-index", {
+                let shared = Arc::clone(&shared);
+                move || index::follow(index, &shared)
+            }),
+            tasks::thread("log-checkpoint", {
+                let (path, shared) = (log.path.clone(), Arc::clone(&shared));
+                let (checkpoint, commands) = (Arc::clone(&checkpoint), commands.downgrade());
+                move || checkpoint.run(&path, &commands, &shared)
+            }),
+            tasks::thread("log-writer", {
+                let shared = Arc::clone(&shared);
+                move || writer::Writer::new(log, identity, shared, checkpoint).run(inbox)
+            }),
+        ];
+        Ok(Self {
+            shared,
+            commands,
+            readers,
+            trimming: tokio::sync::Mutex::default(),
+            threads: Mutex::new(threads),
+        })
+    }
+
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<T, AppendError>>) -> Command,
+    ) -> Result<T, AppendError> {
+        let closed = || AppendError::Closed("the service is shutting down".into());
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).await.map_err(|_| closed())?;
+        answer.await.map_err(|_| closed())?
+    }
+}
+
+#[async_trait]
+impl EventLog for SqliteLog {
+    fn log_id(&self) -> LogId {
+        self.shared.log_id
+    }
+
+    fn bounds(&self) -> Bounds {
+        self.shared.bounds()
+    }
+
+    fn tail(&self) -> watch::Receiver<Sequence> {
+        self.shared.tail.subscribe()
+    }
+
+    fn writable(&self) -> watch::Receiver<Result<(), AppendError>> {
+        self.shared.writable.subscribe()
+    }
+
+    async fn append(&self, event: NewEvent) -> Result<Appended, AppendError> {
+        self.ask(|reply| Command::Append {
+            event: Box::new(event),
+            reply,
+        })
+        .await
+    }
+
+    async fn read(
+        &self,
+        range: Range,
+        direction: Direction,
+        filter: &Filter,
+        limit: Limit,
+    ) -> Result<Chunk, ReadError> {
+        let trimmed = || {
+            let trimmed = self.shared.trimmed();
+            let missing = direction == Direction::Forward && range.after < trimmed;
+            if missing {
+                Err(ReadError::Trimmed { trimmed })
+            } else {
+                Ok(())
+            }
+        };
+        trimmed()?;
+        if let Some(chunk) = self.shared.recent.read(range, direction, filter, limit) {
+            return Ok(chunk);
+        }
+        let through = range.through.min(self.shared.recent.floor());
+        let range = Range { through, ..range };
+        let (filter, shared) = (filter.clone(), Arc::clone(&self.shared));
+        let chunk = self
+            .readers
+            .with(move |reader| reader.read(range, direction, &filter, limit, &shared))
+            .await?;
+        // Whoever removed rows that this read should have seen had raised the trim point before.
+        trimmed()?;
+        Ok(chunk)
+    }
+
+    async fn find(&self, id: EventId) -> Result<Option<Arc<StoredEvent>>, ReadError> {
+        if let Some(event) = self.shared.recent.find(id) {
+            return Ok(Some(event));
+        }
+        let found = self.readers.with(move |reader| reader.find(id)).await?;
+        Ok(found.filter(|event| event.sequence > self.shared.trimmed()))
+    }
+
+    async fn before_time(&self, time: Timestamp) -> Result<Sequence, ReadError> {
+        let bounds = self.bounds();
+        self.readers
+            .with(move |reader| reader.before_time(bounds, time))
+            .await
+    }
+
+    fn event_types(&self) -> Vec<String> {
+        self.shared.event_types.lock().iter().cloned().collect()
+    }
+
+    async fn trim(&self, retention: Retention, now: Timestamp) -> Result<Trimmed, AppendError> {
+        let _one_at_a_time = self.trimming.lock().await;
+        let unavailable = |error: ReadError| AppendError::Closed(error.to_string().into());
+        let mut removed = Trimmed::default();
+        let too_old = match retention.age {
+            Some(age) => {
+                let oldest_kept = now.checked_sub(age).unwrap_or(Timestamp::MIN);
+                self.before_time(oldest_kept).await.map_err(unavailable)?
+            }
+            None => Sequence::ZERO,
+        };
+        loop {
+            let size = self
+                .readers
+                .with(|reader| reader.size_bytes())
+                .await
+                .map_err(unavailable)?;
+            self.shared.size_bytes.store(size, Ordering::Relaxed);
+            let Bounds { trimmed, tail } = self.bounds();
+            let too_large = retention.size_bytes.is_some_and(|most| size > most);
+            let through = if too_large { tail } else { too_old };
+            if through <= trimmed {
+                return Ok(removed);
+            }
+            removed.events += self.ask(|reply| Command::Trim { through, reply }).await?;
+        }
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.shared.size_bytes.load(Ordering::Relaxed)
+    }
+
+    async fn close(&self) {
+        let (reply, done) = oneshot::channel();
+        if self.commands.send(Command::Close { reply }).await.is_ok() {
+            let _ = done.await;
+        }
+        let threads = std::mem::take(&mut *self.threads.lock());
+        let joined = tasks::blocking(move || threads.into_iter().all(|thread| thread.join().is_ok())).await;
+        if !joined.unwrap_or(false) {
+            tracing::error!("a thread of the log ended in a panic");
+        }
+    }
+}

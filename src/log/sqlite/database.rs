@@ -1,0 +1,211 @@
+//! The two database files as such. Owns their pragmas, schema of `log.db`, and what may be wrong with them; refuses to
+//! know threads.
+
+use std::{
+    fs::OpenOptions,
+    io,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use bytes::Bytes;
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
+
+use super::super::record;
+use crate::event::{LogId, Sequence, StoredEvent};
+
+/// The layout of `log.db` that this version reads and writes.
+const FORMAT: i64 = 1;
+
+/// Why a log cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The file is there but is no log of ours.
+    #[error(
+        "{} is damaged or is not a hookstream log: restore it from a backup, or move it away to start an empty log",
+        .0.display()
+    )]
+    NotALog(PathBuf),
+    /// The file was written by another version.
+    #[error("{} has format {found}; this version reads format {FORMAT}", path.display())]
+    OtherFormat {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: i64,
+    },
+    /// A record at the end of the log cannot be read.
+    #[error("{} holds a damaged record at sequence {sequence}: restore it from a backup", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// The record's place.
+        sequence: Sequence,
+    },
+    /// The file cannot be made or opened.
+    #[error("{} cannot be opened", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// SQLite failed.
+    #[error("the log's database failed")]
+    Database(#[from] rusqlite::Error),
+}
+
+/// Whether SQLite says that a file's content is wrong, as opposed to a failed system call.
+pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+    )
+}
+
+/// `log.db`, open for writing.
+#[derive(Debug)]
+pub(super) struct LogDatabase {
+    pub(super) connection: Connection,
+    pub(super) path: PathBuf,
+    log_id: LogId,
+    last: Option<StoredEvent>,
+    trimmed: Sequence,
+}
+
+impl LogDatabase {
+    pub(super) fn open(path: &Path, new_log_id: impl FnOnce() -> LogId) -> Result<Self, OpenError> {
+        Self::open_unchecked(path, new_log_id).map_err(|error| match error {
+            OpenError::Database(error) if is_damage(&error) => OpenError::NotALog(path.to_owned()),
+            error => error,
+        })
+    }
+
+    fn open_unchecked(path: &Path, new_log_id: impl FnOnce() -> LogId) -> Result<Self, OpenError> {
+        let connection = open_for_writing(path, "FULL")?;
+        let format: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        match format {
+            0 => create(&connection, new_log_id())?,
+            FORMAT => {}
+            found => {
+                return Err(OpenError::OtherFormat {
+                    path: path.to_owned(),
+                    found,
+                });
+            }
+        }
+        let (log_id, trimmed) = connection.query_row("SELECT log_id, trimmed FROM log", [], |row| {
+            Ok((row.get::<_, i64>(0)?, row.get(1)?))
+        })?;
+        let last = connection
+            .query_row(
+                "SELECT sequence, record FROM events ORDER BY sequence DESC LIMIT 1",
+                [],
+                |row| Ok((from_sql(row.get(0)?), row.get::<_, Vec<u8>>(1)?)),
+            )
+            .optional()?
+            .map(|(sequence, bytes)| {
+                record::decode(sequence, Bytes::from(bytes)).map_err(|_| OpenError::Damaged {
+                    path: path.to_owned(),
+                    sequence,
+                })
+            })
+            .transpose()?;
+        Ok(Self {
+            connection,
+            path: path.to_owned(),
+            log_id: LogId::new(log_id.cast_unsigned()),
+            last,
+            trimmed: from_sql(trimmed),
+        })
+    }
+
+    pub(super) fn log_id(&self) -> LogId {
+        self.log_id
+    }
+
+    /// The newest event when the log was opened.
+    pub(super) fn last(&self) -> Option<&StoredEvent> {
+        self.last.as_ref()
+    }
+
+    pub(super) fn trimmed(&self) -> Sequence {
+        self.trimmed
+    }
+
+    pub(super) fn tail(&self) -> Sequence {
+        self.last.as_ref().map_or(self.trimmed, |event| event.sequence)
+    }
+
+    pub(super) fn size_bytes(&self) -> Result<u64, rusqlite::Error> {
+        size_bytes(&self.connection)
+    }
+}
+
+/// Bytes in use by rows, free pages left out.
+pub(super) fn size_bytes(connection: &Connection) -> Result<u64, rusqlite::Error> {
+    connection.query_row(
+        "SELECT (page_count - freelist_count) * page_size
+         FROM pragma_page_count, pragma_freelist_count, pragma_page_size",
+        [],
+        |row| row.get::<_, i64>(0).map(i64::cast_unsigned),
+    )
+}
+
+fn create(connection: &Connection, log_id: LogId) -> Result<(), rusqlite::Error> {
+    connection.execute_batch(
+        "BEGIN IMMEDIATE;
+         CREATE TABLE log (log_id INTEGER NOT NULL, trimmed INTEGER NOT NULL);
+         CREATE TABLE events (sequence INTEGER PRIMARY KEY, record BLOB NOT NULL);",
+    )?;
+    connection.execute(
+        "INSERT INTO log VALUES (?1, 0)",
+        params![log_id.get().cast_signed()],
+    )?;
+    connection.pragma_update(None, "user_version", FORMAT)?;
+    connection.execute_batch("COMMIT")
+}
+
+/// A connection that writes, in WAL mode, with checkpoints left to us.
+pub(super) fn open_for_writing(path: &Path, synchronous: &str) -> Result<Connection, OpenError> {
+    // SQLite takes the file's mode for the files beside it, so none of them is readable by others.
+    OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|source| OpenError::File {
+            path: path.to_owned(),
+            source,
+        })?;
+    let connection = Connection::open_with_flags(path, flags(OpenFlags::SQLITE_OPEN_READ_WRITE))?;
+    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", synchronous)?;
+    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+    connection.pragma_update(None, "cache_size", -32 * 1024)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(connection)
+}
+
+/// A connection that only reads.
+pub(super) fn open_for_reading(path: &Path) -> Result<Connection, rusqlite::Error> {
+    let connection = Connection::open_with_flags(path, flags(OpenFlags::SQLITE_OPEN_READ_ONLY))?;
+    connection.pragma_update(None, "cache_size", -8 * 1024)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(connection)
+}
+
+fn flags(access: OpenFlags) -> OpenFlags {
+    access | OpenFlags::SQLITE_OPEN_NO_MUTEX
+}
+
+/// SQLite's integers are signed; sequences use their positive half.
+pub(super) fn to_sql(sequence: Sequence) -> i64 {
+    i64::try_from(sequence.get()).unwrap_or(i64::MAX)
+}
+
+pub(super) fn from_sql(number: i64) -> Sequence {
+    Sequence::new(number.max(0).cast_unsigned())
+}

@@ -1,0 +1,239 @@
+//! `index.db`: identity and filter columns of every event. Owns its schema and keeping it up to date; derived from the log
+//! and disposable, so it promises nothing that a rebuild would not restore.
+//!
+//! It is written with `synchronous=NORMAL`: after a power cut it may be behind, never inconsistent, and the next start
+//! reads the rest from the log.
+
+use std::{collections::BTreeSet, fs, path::Path, sync::Arc, thread, time::Duration};
+
+use bytes::Bytes;
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::{
+    Shared,
+    database::{self, LogDatabase, OpenError, from_sql, to_sql},
+};
+use crate::{
+    event::{LogId, Sequence, StoredEvent},
+    limits,
+    log::record,
+};
+
+const FORMAT: i64 = 1;
+/// Write-ahead log of the index at which it is folded in (pages of 4 KiB). Its sync disturbs the log's: rare.
+const WAL_PAGES_MAX: i64 = 16 * 1024;
+
+/// The index, open for writing.
+#[derive(Debug)]
+pub(super) struct Index {
+    connection: Connection,
+    through: Sequence,
+}
+
+/// Opens the index and reads into it what it lacks of the log. One that is missing, damaged or of another log is made anew.
+pub(super) fn open_up_to_date(
+    path: &Path,
+    log: &mut LogDatabase,
+    mut progress: impl FnMut(u64, u64),
+) -> Result<Index, OpenError> {
+    let mut index = match Index::open(path, log) {
+        Ok(Some(index)) => index,
+        unusable => {
+            if let Err(error) = unusable {
+                tracing::warn!(%error, "the index is unusable and is rebuilt from the log");
+            }
+            remove(path)?;
+            Index::create(path, log.log_id())?
+        }
+    };
+    index.through = index.through.max(log.trimmed());
+    let first = index.through.get();
+    let total = log.tail().get().saturating_sub(first);
+    while index.through < log.tail() {
+        let events = read_batch(&log.connection, index.through)?;
+        let Some(&(last, _)) = events.last() else { break };
+        let readable: Vec<_> = events
+            .into_iter()
+            .filter_map(|(_, event)| event.map(Arc::new))
+            .collect();
+        index.write(&readable, last, log.trimmed())?;
+        progress(last.get() - first, total);
+    }
+    Ok(index)
+}
+
+type Read = (Sequence, Option<StoredEvent>);
+
+fn read_batch(log: &Connection, after: Sequence) -> Result<Vec<Read>, rusqlite::Error> {
+    let mut select = log.prepare_cached(
+        "SELECT sequence, record FROM events WHERE sequence > ?1 ORDER BY sequence LIMIT ?2",
+    )?;
+    let rows = select.query_map(
+        params![to_sql(after), limits::INDEX_BATCH_EVENTS_MAX as i64],
+        |row| {
+            let (sequence, bytes) = (from_sql(row.get(0)?), row.get::<_, Vec<u8>>(1)?);
+            let event = record::decode(sequence, Bytes::from(bytes)).ok();
+            if event.is_none() {
+                tracing::error!(%sequence, "a record is damaged and is left out of the index");
+            }
+            Ok((sequence, event))
+        },
+    )?;
+    rows.collect()
+}
+
+fn remove(path: &Path) -> Result<(), OpenError> {
+    for suffix in ["", "-wal", "-shm"] {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        match fs::remove_file(&name) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                return Err(OpenError::File {
+                    path: name.into(),
+                    source,
+                });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+impl Index {
+    /// `None` if there is none, or one of another format or log.
+    fn open(path: &Path, log: &LogDatabase) -> Result<Option<Self>, OpenError> {
+        if !path.exists() {
+            return Ok(None);
+        }
+        let connection = database::open_for_writing(path, "NORMAL")?;
+        let format: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        if format != FORMAT {
+            return Ok(None);
+        }
+        let (log_id, through): (i64, i64) =
+            connection.query_row("SELECT log_id, through FROM state", [], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })?;
+        let newest: Option<i64> =
+            connection.query_row("SELECT max(sequence) FROM events", [], |row| row.get(0))?;
+        let through = from_sql(through);
+        let ours = LogId::new(log_id.cast_unsigned()) == log.log_id()
+            && through <= log.tail()
+            && newest.map_or(Sequence::ZERO, from_sql) <= through;
+        Ok(ours.then_some(Self { connection, through }))
+    }
+
+    fn create(path: &Path, log_id: LogId) -> Result<Self, OpenError> {
+        let connection = database::open_for_writing(path, "NORMAL")?;
+        connection.execute_batch(
+            "BEGIN IMMEDIATE;
+             CREATE TABLE state (log_id INTEGER NOT NULL, through INTEGER NOT NULL);
+             CREATE TABLE events (
+               sequence INTEGER PRIMARY KEY,
+               id BLOB NOT NULL,
+               event_type TEXT NOT NULL,
+               entity_id TEXT NOT NULL,
+               callback_id TEXT NOT NULL,
+               endpoint TEXT NOT NULL
+             );
+             CREATE INDEX by_id ON events (id);
+             CREATE INDEX by_event_type ON events (event_type);
+             CREATE INDEX by_entity_id ON events (entity_id) WHERE entity_id <> '';
+             CREATE INDEX by_callback_id ON events (callback_id) WHERE callback_id <> '';
+             CREATE INDEX by_endpoint ON events (endpoint);",
+        )?;
+        connection.execute(
+            "INSERT INTO state VALUES (?1, 0)",
+            params![log_id.get().cast_signed()],
+        )?;
+        connection.pragma_update(None, "user_version", FORMAT)?;
+        connection.execute_batch("COMMIT")?;
+        Ok(Self {
+            connection,
+            through: Sequence::ZERO,
+        })
+    }
+
+    /// The event types there are, by skipping from one to the next.
+    pub(super) fn event_types(&self) -> Result<BTreeSet<String>, rusqlite::Error> {
+        let mut types = BTreeSet::new();
+        let mut select = self
+            .connection
+            .prepare("SELECT event_type FROM events WHERE event_type > ?1 ORDER BY event_type LIMIT 1")?;
+        let mut last = String::new();
+        while let Some(next) = select
+            .query_row([&last], |row| row.get::<_, String>(0))
+            .optional()?
+        {
+            types.insert(next.clone());
+            last = next;
+        }
+        Ok(types)
+    }
+
+    /// Adds events, and forgets those that retention removed, in one transaction with how far the index got.
+    fn write(
+        &mut self,
+        events: &[Arc<StoredEvent>],
+        through: Sequence,
+        trimmed: Sequence,
+    ) -> Result<(), rusqlite::Error> {
+        let transaction = self.connection.unchecked_transaction()?;
+        let mut insert = transaction.prepare_cached("INSERT INTO events VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
+        for event in events.iter().filter(|event| event.sequence > trimmed) {
+            let keys = &event.event.keys;
+            insert.execute(params![
+                to_sql(event.sequence),
+                event.event.id.as_bytes(),
+                keys.event_type,
+                keys.entity_id,
+                keys.callback_id,
+                keys.endpoint.as_str(),
+            ])?;
+        }
+        drop(insert);
+        transaction.execute("DELETE FROM events WHERE sequence <= ?1", [to_sql(trimmed)])?;
+        transaction.execute("UPDATE state SET through = ?1", [to_sql(through)])?;
+        transaction.commit()?;
+        self.through = through;
+        self.fold_in_write_ahead_log()
+    }
+
+    fn fold_in_write_ahead_log(&self) -> Result<(), rusqlite::Error> {
+        let pages: i64 = self
+            .connection
+            .query_row("PRAGMA wal_checkpoint(NOOP)", [], |row| row.get(1))
+            .unwrap_or(i64::MAX);
+        if pages > WAL_PAGES_MAX {
+            self.connection
+                .query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()))?;
+        }
+        Ok(())
+    }
+}
+
+/// Follows the log until it closes: the body of the index's thread.
+pub(super) fn follow(mut index: Index, shared: &Shared) {
+    loop {
+        let batch = shared.recent.next_batch();
+        let last = match batch.last() {
+            Some(event) => event.sequence,
+            None if shared.recent.is_closing() => break,
+            None => continue,
+        };
+        match index.write(&batch, last, shared.trimmed()) {
+            Ok(()) => {
+                let lag = shared.recent.forget_through(last);
+                shared.metrics.index_lag_events.set(lag as i64);
+            }
+            Err(error) => {
+                // At the bound of its lag the writer waits, so deliveries are refused rather than memory filled.
+                tracing::error!(%error, "the index cannot be written; trying again");
+                if shared.recent.is_closing() {
+                    break;
+                }
+                thread::sleep(Duration::from_secs(1));
+            }
+        }
+    }
+}

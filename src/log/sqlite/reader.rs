@@ -1,0 +1,345 @@
+//! Reading `log.db` and `index.db`. Owns the pool of read-only connections and the queries; refuses to write.
+
+use std::{cmp::Reverse, path::Path, sync::Arc};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use rusqlite::{Connection, OptionalExtension, params};
+use tokio::sync::Semaphore;
+
+use super::{
+    Shared,
+    database::{from_sql, open_for_reading, size_bytes, to_sql},
+};
+use crate::{
+    event::{EventId, Keys, Sequence, StoredEvent},
+    filter::Filter,
+    limits,
+    log::{Bounds, Chunk, Direction, Limit, Range, ReadError, record},
+    tasks,
+};
+
+impl From<rusqlite::Error> for ReadError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Unavailable(Box::new(error))
+    }
+}
+
+/// The newest sequence with this id in the index, trimmed or not.
+pub(super) fn sequence_of(index: &Connection, id: EventId) -> Result<Option<Sequence>, rusqlite::Error> {
+    index
+        .prepare_cached("SELECT sequence FROM events WHERE id = ?1 ORDER BY sequence DESC LIMIT 1")?
+        .query_row([id.as_bytes()], |row| row.get(0).map(from_sql))
+        .optional()
+}
+
+/// A few readers, lent to one read at a time.
+#[derive(Debug)]
+pub(super) struct Readers {
+    idle: Arc<Mutex<Vec<Reader>>>,
+    permits: Arc<Semaphore>,
+}
+
+impl Readers {
+    pub(super) fn open(log: &Path, index: &Path) -> Result<Self, rusqlite::Error> {
+        let reader = |_| {
+            Ok(Reader {
+                log: open_for_reading(log)?,
+                index: open_for_reading(index)?,
+            })
+        };
+        let readers = (0..limits::READERS_MAX)
+            .map(reader)
+            .collect::<Result<Vec<_>, rusqlite::Error>>()?;
+        let permits = Arc::new(Semaphore::new(readers.len()));
+        Ok(Self {
+            idle: Arc::new(Mutex::new(readers)),
+            permits,
+        })
+    }
+
+    /// Runs a read on a thread where it may block.
+    pub(super) async fn with<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Reader) -> Result<T, ReadError> + Send + 'static,
+    ) -> Result<T, ReadError> {
+        let gone = || ReadError::Unavailable("the service is shutting down".into());
+        let permit = Arc::clone(&self.permits)
+            .acquire_owned()
+            .await
+            .map_err(|_| gone())?;
+        let idle = Arc::clone(&self.idle);
+        let read = move || {
+            let reader = idle.lock().pop().ok_or_else(gone)?;
+            let result = read(&reader);
+            idle.lock().push(reader);
+            drop(permit);
+            result
+        };
+        tasks::blocking(read)
+            .await
+            .map_err(|error| ReadError::Unavailable(Box::new(error)))?
+    }
+}
+
+/// One pair of read-only connections.
+#[derive(Debug)]
+pub(super) struct Reader {
+    log: Connection,
+    index: Connection,
+}
+
+/// A column of the index to look events up by, with the values to look for.
+struct LookUp {
+    column: &'static str,
+    values: Vec<String>,
+    /// Whether a row with one of the values certainly matches the filter.
+    exact: bool,
+}
+
+impl LookUp {
+    /// The most selective column that the filter names; `None` if it names none.
+    fn of(filter: &Filter, known_types: impl FnOnce() -> Vec<String>) -> Option<Self> {
+        let named = [
+            !filter.callback_ids.is_empty(),
+            !filter.entity_ids.is_empty(),
+            !filter.event_types.is_empty(),
+            !filter.endpoints.is_empty(),
+        ];
+        let exact = named.iter().filter(|&&named| named).count() == 1;
+        let (column, mut values) = match named {
+            [true, ..] => ("callback_id", filter.callback_ids.clone()),
+            [_, true, ..] => ("entity_id", filter.entity_ids.clone()),
+            [_, _, true, _] => {
+                let wanted = |name: &String| filter.event_types.iter().any(|pattern| pattern.matches(name));
+                ("event_type", known_types().into_iter().filter(wanted).collect())
+            }
+            [_, _, _, true] => ("endpoint", filter.endpoints.clone()),
+            [false, false, false, false] => return None,
+        };
+        values.sort_unstable();
+        values.dedup();
+        Some(Self {
+            column,
+            values,
+            exact,
+        })
+    }
+}
+
+impl Reader {
+    /// Reads a range that the index covers.
+    pub(super) fn read(
+        &self,
+        range: Range,
+        direction: Direction,
+        filter: &Filter,
+        limit: Limit,
+        shared: &Shared,
+    ) -> Result<Chunk, ReadError> {
+        match LookUp::of(filter, || shared.event_types.lock().iter().cloned().collect()) {
+            None => self.scan(range, direction, limit),
+            Some(look_up) => {
+                let (sequences, scanned) = self.look_up(&look_up, range, direction, filter, limit)?;
+                self.fetch(&sequences, scanned, direction, limit)
+            }
+        }
+    }
+
+    /// Reads everything in the range.
+    fn scan(&self, range: Range, direction: Direction, limit: Limit) -> Result<Chunk, ReadError> {
+        let mut select = self.log.prepare_cached(&format!(
+            "SELECT sequence, record FROM events WHERE sequence > ?1 AND sequence <= ?2 ORDER BY sequence {}",
+            order(direction)
+        ))?;
+        let mut rows = select.query([to_sql(range.after), to_sql(range.through)])?;
+        let mut chunk = Chunk {
+            events: Vec::new(),
+            scanned: range.end(direction),
+        };
+        let mut bytes = 0;
+        while let Some(row) = rows.next()? {
+            let sequence = from_sql(row.get(0)?);
+            let record = row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?;
+            bytes += record.len();
+            if chunk.events.len() == limit.events || (bytes > limit.bytes && !chunk.events.is_empty()) {
+                chunk.scanned = last_of(&chunk.events, direction).unwrap_or(chunk.scanned);
+                break;
+            }
+            chunk.events.push(decode(sequence, record)?);
+        }
+        Ok(chunk)
+    }
+
+    /// The sequences in the range that match the filter, in order, and how far they are complete.
+    ///
+    /// Every value is looked up by itself, because SQLite walks an index in order for one value only. A value that had more
+    /// rows than were read bounds how far the merged answer is complete.
+    fn look_up(
+        &self,
+        look_up: &LookUp,
+        range: Range,
+        direction: Direction,
+        filter: &Filter,
+        limit: Limit,
+    ) -> Result<(Vec<Sequence>, Sequence), ReadError> {
+        let LookUp {
+            column,
+            values,
+            exact,
+        } = look_up;
+        let rows_max = if *exact {
+            limit.events
+        } else {
+            (limits::READ_ROWS_MAX / values.len().max(1)).max(limit.events)
+        };
+        // `<> ''` lets SQLite see that the partial indexes serve; a filter's values are never empty.
+        let mut select = self.index.prepare_cached(&format!(
+            "SELECT sequence, event_type, entity_id, callback_id, endpoint FROM events
+             WHERE {column} = ?1 AND {column} <> '' AND sequence > ?2 AND sequence <= ?3
+             ORDER BY sequence {} LIMIT ?4",
+            order(direction)
+        ))?;
+        let mut scanned = range.end(direction);
+        let mut found = Vec::new();
+        for value in values {
+            let parameters = params![value, to_sql(range.after), to_sql(range.through), rows_max as i64];
+            let mut rows = select.query(parameters)?;
+            let (mut count, mut last) = (0, None);
+            while let Some(row) = rows.next()? {
+                let sequence = from_sql(row.get(0)?);
+                (count, last) = (count + 1, Some(sequence));
+                if *exact || filter.matches(&keys(row)?) {
+                    found.push(sequence);
+                }
+            }
+            if let Some(last) = last.filter(|_| count == rows_max) {
+                scanned = match direction {
+                    Direction::Forward => scanned.min(last),
+                    Direction::Backward => scanned.max(last.previous()),
+                };
+            }
+        }
+        match direction {
+            Direction::Forward => {
+                found.retain(|&sequence| sequence <= scanned);
+                found.sort_unstable();
+            }
+            Direction::Backward => {
+                found.retain(|&sequence| sequence > scanned);
+                found.sort_unstable_by_key(|&sequence| Reverse(sequence));
+            }
+        }
+        found.dedup();
+        Ok((found, scanned))
+    }
+
+    /// Reads the records of these sequences as far as the limit allows.
+    fn fetch(
+        &self,
+        sequences: &[Sequence],
+        scanned: Sequence,
+        direction: Direction,
+        limit: Limit,
+    ) -> Result<Chunk, ReadError> {
+        let mut select = self
+            .log
+            .prepare_cached("SELECT record FROM events WHERE sequence = ?1")?;
+        let mut chunk = Chunk {
+            events: Vec::new(),
+            scanned,
+        };
+        let mut bytes = 0;
+        for &sequence in sequences {
+            // A row that is not there was trimmed; the caller looks at the trim point when it has its answer.
+            let mut rows = select.query([to_sql(sequence)])?;
+            let Some(row) = rows.next()? else { continue };
+            let record = row.get_ref(0)?.as_blob().map_err(rusqlite::Error::from)?;
+            bytes += record.len();
+            if chunk.events.len() == limit.events || (bytes > limit.bytes && !chunk.events.is_empty()) {
+                chunk.scanned = last_of(&chunk.events, direction).unwrap_or(scanned);
+                break;
+            }
+            chunk.events.push(decode(sequence, record)?);
+        }
+        Ok(chunk)
+    }
+
+    /// The event with this id, trimmed or not yet.
+    pub(super) fn find(&self, id: EventId) -> Result<Option<Arc<StoredEvent>>, ReadError> {
+        let Some(sequence) = sequence_of(&self.index, id)? else {
+            return Ok(None);
+        };
+        let limit = Limit {
+            events: 1,
+            bytes: usize::MAX,
+        };
+        Ok(self
+            .fetch(&[sequence], sequence, Direction::Forward, limit)?
+            .events
+            .pop())
+    }
+
+    /// The position just before the first event received at or after `time`: a binary search, because the log keeps
+    /// `received_at` in order.
+    pub(super) fn before_time(&self, bounds: Bounds, time: Timestamp) -> Result<Sequence, ReadError> {
+        let mut select = self.log.prepare_cached(
+            "SELECT sequence, record FROM events WHERE sequence > ?1 ORDER BY sequence LIMIT 1",
+        )?;
+        let (mut before, mut end) = (bounds.trimmed.get(), bounds.tail.get());
+        while before < end {
+            let middle = before + (end - before) / 2;
+            let mut rows = select.query([to_sql(Sequence::new(middle))])?;
+            let event = match rows.next()? {
+                Some(row) => {
+                    let record = row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?;
+                    Some(decode(from_sql(row.get(0)?), record)?)
+                }
+                None => None,
+            };
+            match event {
+                Some(event) if event.event.received_at < time => before = event.sequence.get(),
+                _ => end = middle,
+            }
+        }
+        Ok(Sequence::new(before))
+    }
+
+    pub(super) fn size_bytes(&self) -> Result<u64, ReadError> {
+        Ok(size_bytes(&self.log)?)
+    }
+}
+
+fn order(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Forward => "ASC",
+        Direction::Backward => "DESC",
+    }
+}
+
+fn last_of(events: &[Arc<StoredEvent>], direction: Direction) -> Option<Sequence> {
+    let last = events.last()?.sequence;
+    Some(match direction {
+        Direction::Forward => last,
+        Direction::Backward => last.previous(),
+    })
+}
+
+fn decode(sequence: Sequence, record: &[u8]) -> Result<Arc<StoredEvent>, ReadError> {
+    record::decode(sequence, Bytes::copy_from_slice(record))
+        .map(Arc::new)
+        .map_err(|_| ReadError::Damaged { sequence })
+}
+
+fn keys(row: &rusqlite::Row<'_>) -> Result<Keys, rusqlite::Error> {
+    let endpoint: String = row.get(4)?;
+    let invalid =
+        |error| rusqlite::Error::FromSqlConversionFailure(4, rusqlite::types::Type::Text, Box::new(error));
+    Ok(Keys {
+        event_type: row.get(1)?,
+        entity_id: row.get(2)?,
+        callback_id: row.get(3)?,
+        endpoint: endpoint.parse().map_err(invalid)?,
+    })
+}

@@ -1,0 +1,294 @@
+//! The one thread that writes `log.db`. Owns group commit, identity (I6) and sequences (I3); refuses to know who appends
+//! and who reads.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
+
+use jiff::Timestamp;
+use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    Shared,
+    checkpoint::Checkpoint,
+    database::{LogDatabase, from_sql, to_sql},
+};
+use crate::{
+    event::{EventId, NewEvent, Sequence, StoredEvent},
+    limits,
+    log::{AppendError, Appended, Outcome, record},
+};
+
+/// What the writer can be asked.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// Store an event.
+    Append {
+        event: Box<NewEvent>,
+        reply: oneshot::Sender<Result<Appended, AppendError>>,
+    },
+    /// Remove the oldest events up to a sequence, a bounded number of them; answers how many.
+    Trim {
+        through: Sequence,
+        reply: oneshot::Sender<Result<u64, AppendError>>,
+    },
+    /// Let the write-ahead log start from its beginning again.
+    Checkpoint,
+    /// End.
+    Close { reply: oneshot::Sender<()> },
+}
+
+type Append = (Box<NewEvent>, oneshot::Sender<Result<Appended, AppendError>>);
+
+/// The writer and what only it touches.
+pub(super) struct Writer {
+    connection: Connection,
+    /// A view of the index, for identities that are no longer in memory.
+    identity: Connection,
+    shared: Arc<Shared>,
+    checkpoint: Arc<Checkpoint>,
+    tail: Sequence,
+    last_received_at: Timestamp,
+}
+
+impl Writer {
+    pub(super) fn new(
+        log: LogDatabase,
+        identity: Connection,
+        shared: Arc<Shared>,
+        checkpoint: Arc<Checkpoint>,
+    ) -> Self {
+        let tail = log.tail();
+        let last_received_at = log.last().map_or(Timestamp::MIN, |event| event.event.received_at);
+        Self {
+            connection: log.connection,
+            identity,
+            shared,
+            checkpoint,
+            tail,
+            last_received_at,
+        }
+    }
+
+    /// Serves until told to close or until nobody is left to ask.
+    pub(super) fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
+        let mut closed = None;
+        let mut pending = None;
+        while closed.is_none() {
+            let Some(command) = pending.take().or_else(|| inbox.blocking_recv()) else {
+                break;
+            };
+            match command {
+                Command::Append { event, reply } => {
+                    let mut batch = vec![(event, reply)];
+                    pending = fill(&mut batch, &mut inbox);
+                    self.append(batch);
+                }
+                Command::Trim { through, reply } => {
+                    let _ = reply.send(self.trim(through));
+                }
+                Command::Checkpoint => self.checkpoint.restart(&self.connection),
+                Command::Close { reply } => closed = Some(reply),
+            }
+        }
+        inbox.close();
+        let shutting_down = Err(AppendError::Closed("the service is shutting down".into()));
+        drop(self.shared.writable.send_replace(shutting_down));
+        self.shared.recent.close();
+        self.checkpoint.close();
+        if let Err(error) = self.connection.pragma_update(None, "wal_checkpoint", "TRUNCATE") {
+            tracing::warn!(%error, "the write-ahead log could not be folded into the log; the next start does it");
+        }
+        if let Some(reply) = closed {
+            let _ = reply.send(());
+        }
+    }
+
+    fn append(&mut self, batch: Vec<Append>) {
+        self.shared.recent.wait_for_room();
+        let started = Instant::now();
+        let (events, replies): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
+        let count = events.len();
+        let result = self.usable().and_then(|()| self.commit(events));
+        match result {
+            Ok(outcomes) => {
+                self.shared.metrics.committed(count, started.elapsed());
+                for (reply, outcome) in replies.into_iter().zip(outcomes) {
+                    let _ = reply.send(Ok(outcome));
+                }
+            }
+            Err(error) => {
+                self.shared.metrics.failed(count);
+                for reply in replies {
+                    let _ = reply.send(Err(error.clone()));
+                }
+            }
+        }
+    }
+
+    fn usable(&self) -> Result<(), AppendError> {
+        match &*self.shared.writable.borrow() {
+            Err(closed @ AppendError::Closed(_)) => Err(closed.clone()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes a batch durable, then visible, then announces it.
+    fn commit(&mut self, events: Vec<Box<NewEvent>>) -> Result<Vec<Appended>, AppendError> {
+        let (outcomes, new) = self.store(events).map_err(|error| self.failed(&error))?;
+        self.shared
+            .writable
+            .send_if_modified(|writable| std::mem::replace(writable, Ok(())).is_err());
+        if let Some(last) = new.last() {
+            self.tail = last.sequence;
+            self.last_received_at = last.event.received_at;
+            let mut event_types = self.shared.event_types.lock();
+            for event in &new {
+                if !event_types.contains(&event.event.keys.event_type) {
+                    event_types.insert(event.event.keys.event_type.clone());
+                }
+            }
+            drop(event_types);
+            let lag = self.shared.recent.extend(new);
+            self.shared.metrics.index_lag_events.set(lag as i64);
+            self.shared.tail.send_replace(self.tail);
+        }
+        Ok(outcomes)
+    }
+
+    fn store(
+        &self,
+        events: Vec<Box<NewEvent>>,
+    ) -> Result<(Vec<Appended>, Vec<Arc<StoredEvent>>), rusqlite::Error> {
+        let transaction = self.connection.unchecked_transaction()?;
+        let mut insert =
+            transaction.prepare_cached("INSERT INTO events (sequence, record) VALUES (?1, ?2)")?;
+        let mut outcomes = Vec::with_capacity(events.len());
+        let mut new: Vec<Arc<StoredEvent>> = Vec::with_capacity(events.len());
+        let mut in_batch: HashMap<EventId, usize> = HashMap::new();
+        for mut event in events {
+            let first = match in_batch.get(&event.id).and_then(|&at| new.get(at)) {
+                Some(first) => Some(Arc::clone(first)),
+                None => self.find(event.id)?,
+            };
+            if let Some(first) = first {
+                let same = first.event.body == event.body;
+                let outcome = if same {
+                    Outcome::Duplicate
+                } else {
+                    Outcome::DuplicateWithOtherBody
+                };
+                outcomes.push(Appended {
+                    sequence: first.sequence,
+                    outcome,
+                });
+                continue;
+            }
+            let before = new.last().map(|last| (last.sequence, last.event.received_at));
+            let (tail, last_received_at) = before.unwrap_or((self.tail, self.last_received_at));
+            let sequence = tail.next();
+            event.received_at = event.received_at.max(last_received_at);
+            insert.execute(params![to_sql(sequence), record::encode(&event)])?;
+            in_batch.insert(event.id, new.len());
+            outcomes.push(Appended {
+                sequence,
+                outcome: Outcome::New,
+            });
+            new.push(Arc::new(StoredEvent {
+                sequence,
+                event: *event,
+            }));
+        }
+        drop(insert);
+        // With nothing new there is nothing to sync: what the duplicates repeat is durable.
+        transaction.commit()?;
+        Ok((outcomes, new))
+    }
+
+    /// The kept event with this id: first in memory, then by the index. In this order, because an event leaves memory only
+    /// after the index has it.
+    fn find(&self, id: EventId) -> Result<Option<Arc<StoredEvent>>, rusqlite::Error> {
+        if let Some(event) = self.shared.recent.find(id) {
+            return Ok(Some(event));
+        }
+        let Some(sequence) = super::reader::sequence_of(&self.identity, id)? else {
+            return Ok(None);
+        };
+        if sequence <= self.shared.trimmed() {
+            return Ok(None);
+        }
+        let record: Option<Vec<u8>> = self
+            .connection
+            .prepare_cached("SELECT record FROM events WHERE sequence = ?1")?
+            .query_row([to_sql(sequence)], |row| row.get(0))
+            .optional()?;
+        let event = record.and_then(|record| record::decode(sequence, record.into()).ok());
+        if event.is_none() {
+            tracing::error!(%sequence, "the record of a duplicate is damaged; the delivery is stored again");
+        }
+        Ok(event.map(Arc::new))
+    }
+
+    fn trim(&mut self, through: Sequence) -> Result<u64, AppendError> {
+        self.usable()?;
+        let removed = self.remove_oldest(through).map_err(|error| self.failed(&error))?;
+        self.shared.metrics.trimmed_events.inc_by(removed);
+        Ok(removed)
+    }
+
+    fn remove_oldest(&mut self, through: Sequence) -> Result<u64, rusqlite::Error> {
+        let last: Option<i64> = self.connection.query_row(
+            "SELECT max(sequence) FROM
+               (SELECT sequence FROM events WHERE sequence <= ?1 ORDER BY sequence LIMIT ?2)",
+            params![to_sql(through), limits::TRIM_EVENTS_MAX as i64],
+            |row| row.get(0),
+        )?;
+        let last = last.map_or(through, from_sql);
+        // Before the rows go: see `Shared::trimmed`.
+        self.shared.trimmed.store(last.get(), Ordering::SeqCst);
+        let transaction = self.connection.unchecked_transaction()?;
+        let removed = transaction.execute("DELETE FROM events WHERE sequence <= ?1", [to_sql(last)])?;
+        transaction.execute("UPDATE log SET trimmed = ?1", [to_sql(last)])?;
+        transaction.commit()?;
+        self.connection.execute_batch("PRAGMA incremental_vacuum(1024)")?;
+        self.shared.recent.forget_through(last);
+        Ok(removed as u64)
+    }
+
+    /// Decides what a failed write means. Only a full disk leaves no doubt about what was written.
+    fn failed(&self, error: &rusqlite::Error) -> AppendError {
+        let full = error.sqlite_error_code() == Some(ErrorCode::DiskFull);
+        let failure = if full {
+            AppendError::DiskFull
+        } else {
+            AppendError::Closed(error.to_string().into())
+        };
+        self.shared.writable.send_if_modified(|writable| {
+            let news = *writable != Err(failure.clone());
+            if news {
+                tracing::error!(%error, "the log cannot store events: {failure}");
+                *writable = Err(failure.clone());
+            }
+            news
+        });
+        failure
+    }
+}
+
+/// Adds the appends that are waiting, up to the size of a commit. Returns a command of another kind if one came up.
+fn fill(batch: &mut Vec<Append>, inbox: &mut mpsc::Receiver<Command>) -> Option<Command> {
+    let mut bytes: usize = batch.iter().map(|(event, _)| event.body.len()).sum();
+    while batch.len() < limits::COMMIT_EVENTS_MAX && bytes < limits::COMMIT_BYTES_MAX {
+        match inbox.try_recv().ok()? {
+            Command::Append { event, reply } => {
+                bytes += event.body.len();
+                batch.push((event, reply));
+            }
+            other => return Some(other),
+        }
+    }
+    None
+}

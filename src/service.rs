@@ -1,0 +1,265 @@
+//! The composition root. Owns the wiring of one process, its start and its drain; the one place that names concrete
+//! engines.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+use crate::{
+    admin::{self, Readiness},
+    clock::Clock,
+    config::Config,
+    data_dir::{DataDir, DataDirError},
+    endpoints::{Endpoints, StoreError, sqlite::SqliteEndpointStore},
+    event::LogId,
+    filter::Filter,
+    grpc::{self, EventEncoder, Grpc},
+    hub::Hub,
+    ingress::Ingress,
+    limits,
+    log::{
+        Direction, EventLog, Limit, Range, Retention,
+        metrics::LogMetrics,
+        sqlite::{OpenError, SqliteLog},
+    },
+    tasks::{self, Tasks},
+    transport::{self, BindError, Server},
+};
+
+/// A running service.
+pub struct Service {
+    /// Where deliveries arrive.
+    pub ingress_address: SocketAddr,
+    /// Where backends connect.
+    pub grpc_address: SocketAddr,
+    /// Where operators look.
+    pub admin_address: SocketAddr,
+    ingress: Server,
+    grpc: Server,
+    admin: Server,
+    hub: Arc<Hub>,
+    log: Arc<dyn EventLog>,
+    draining: CancellationToken,
+    tasks: Tasks,
+    drain_deadline: Duration,
+    _data_dir: DataDir,
+}
+
+/// Why a service cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] OpenError),
+    /// The endpoints' file.
+    #[error("the endpoints cannot be read from {path}")]
+    Endpoints {
+        /// The file.
+        path: String,
+        /// Why.
+        source: StoreError,
+    },
+    /// A listener.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The interface that was compiled in.
+    #[error(transparent)]
+    Interface(Box<dyn std::error::Error + Send + Sync>),
+    /// The system.
+    #[error("the system failed")]
+    Io(#[from] std::io::Error),
+}
+
+impl Service {
+    /// Starts everything: sockets first, so that a taken port is reported before the log is opened.
+    pub async fn start(config: &Config, clock: Clock) -> Result<Self, StartError> {
+        let ingress_listener = transport::bind(&config.ingress_listen, "ingress-listen").await?;
+        let grpc_listener = transport::bind(&config.grpc_listen, "grpc-listen").await?;
+        let admin_listener = transport::bind(&config.admin_listen, "admin-listen").await?;
+        let ingress_address = ingress_listener.local_addr()?;
+        let (grpc_address, admin_address) = (grpc_listener.local_addr()?, admin_listener.local_addr()?);
+
+        let mut registry = Registry::with_prefix("hookstream");
+        let path = config.data_dir.clone();
+        let metrics = LogMetrics::registered(&mut registry);
+        let (data_dir, log, store) = tasks::blocking(move || open(&path, metrics)).await??;
+        let log: Arc<dyn EventLog> = Arc::new(log);
+        let load = Endpoints::load(Arc::new(store), clock.clone());
+        let endpoints = Arc::new(load.map_err(|error| endpoints_unreadable(&data_dir, error))?);
+        restore_last_deliveries(&endpoints, &*log).await;
+
+        let (draining, tasks) = (CancellationToken::new(), Tasks::new());
+        let encoder = EventEncoder::new(log.log_id()).map_err(|error| StartError::Interface(error.into()))?;
+        let hub = Hub::new(Arc::clone(&log), Arc::new(encoder), &mut registry);
+        let ingress = Ingress::new(
+            Arc::clone(&endpoints),
+            Arc::clone(&log),
+            clock.clone(),
+            draining.clone(),
+            &mut registry,
+        );
+        let local_url = format!("http://{ingress_address}");
+        let public_url = config.public_url.as_deref().unwrap_or(&local_url);
+        let service = Grpc::new(
+            Arc::clone(&hub),
+            endpoints,
+            clock.clone(),
+            public_url,
+            &mut registry,
+        );
+        let (grpc_router, health) = service
+            .routes()
+            .await
+            .map_err(|error| StartError::Interface(error.into()))?;
+        let size = Gauge::default();
+        registry.register("log_size_bytes", "Size of the stored events", size.clone());
+        let readiness = Readiness::new(log.writable(), draining.clone());
+
+        tasks.spawn({
+            let (hub, stop) = (Arc::clone(&hub), tasks.stop().clone());
+            async move { hub.follow(stop).await }
+        });
+        tasks.spawn({
+            let stop = tasks.stop().clone();
+            let retain = retain(Arc::clone(&log), config.retention, clock, size);
+            async move {
+                stop.run_until_cancelled(retain).await;
+            }
+        });
+        tasks.spawn({
+            let (stop, readiness) = (tasks.stop().clone(), readiness.clone());
+            async move {
+                stop.run_until_cancelled(report_health(readiness, health)).await;
+            }
+        });
+        Ok(Self {
+            ingress_address,
+            grpc_address,
+            admin_address,
+            ingress: Server::start(ingress_listener, ingress.router()),
+            grpc: Server::start(grpc_listener, grpc_router),
+            admin: Server::start(admin_listener, admin::router(readiness, Arc::new(registry))),
+            hub,
+            log,
+            draining,
+            tasks,
+            drain_deadline: config.drain_deadline,
+            _data_dir: data_dir,
+        })
+    }
+
+    /// Ends everything in order: no new deliveries, streams told to come back, calls ended, log closed. What has not ended
+    /// by the deadline is cut off.
+    pub async fn drain(self) {
+        let deadline = Instant::now() + self.drain_deadline;
+        let remaining = || deadline.saturating_duration_since(Instant::now());
+        tracing::info!("draining: no new deliveries, streams are asked to reconnect");
+        self.draining.cancel();
+        self.hub.drain();
+        let (ingress, grpc) = tokio::join!(self.ingress.end(remaining()), self.grpc.end(remaining()));
+        if ingress || grpc {
+            tracing::warn!("some connections did not end within the drain deadline and were cut off");
+        }
+        self.admin.end(Duration::from_millis(100)).await;
+        self.tasks.end().await;
+        if tokio::time::timeout(limits::LOG_CLOSE_DEADLINE, self.log.close())
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                "the log did not close in time; nothing is lost, the next start finishes its work"
+            );
+        }
+        tracing::info!("drained");
+    }
+}
+
+fn open(
+    path: &std::path::Path,
+    metrics: LogMetrics,
+) -> Result<(DataDir, SqliteLog, SqliteEndpointStore), StartError> {
+    let data_dir = DataDir::open(path)?;
+    let mut last_report = std::time::Instant::now();
+    let progress = |done: u64, total: u64| {
+        if last_report.elapsed() >= Duration::from_secs(1) {
+            last_report = std::time::Instant::now();
+            tracing::info!(done, total, "bringing the index up to date");
+        }
+    };
+    let log = SqliteLog::open(data_dir.path(), || LogId::new(rand::random()), metrics, progress)?;
+    let store = SqliteEndpointStore::open(&data_dir.file("state.db"))
+        .map_err(|error| endpoints_unreadable(&data_dir, error))?;
+    Ok((data_dir, log, store))
+}
+
+fn endpoints_unreadable(data_dir: &DataDir, source: StoreError) -> StartError {
+    StartError::Endpoints {
+        path: data_dir.file("state.db").display().to_string(),
+        source,
+    }
+}
+
+/// The log knows when each endpoint last received something; duplicates since then are forgotten.
+async fn restore_last_deliveries(endpoints: &Endpoints, log: &dyn EventLog) {
+    for endpoint in endpoints.list(None, limits::ENDPOINTS_MAX) {
+        let filter = Filter {
+            endpoints: vec![endpoint.name.to_string()],
+            ..Filter::default()
+        };
+        let bounds = log.bounds();
+        let mut range = Range {
+            after: bounds.trimmed,
+            through: bounds.tail,
+        };
+        while range.after < range.through {
+            let limit = Limit {
+                events: 1,
+                bytes: usize::MAX,
+            };
+            let Ok(chunk) = log.read(range, Direction::Backward, &filter, limit).await else {
+                break;
+            };
+            if let Some(event) = chunk.events.first() {
+                endpoint.delivered(event.event.received_at);
+                break;
+            }
+            range.through = chunk.scanned;
+        }
+    }
+}
+
+async fn retain(log: Arc<dyn EventLog>, retention: Retention, clock: Clock, size: Gauge) {
+    loop {
+        match log.trim(retention, clock.now()).await {
+            Ok(trimmed) if trimmed.events > 0 => {
+                tracing::info!(events = trimmed.events, "retention removed events");
+            }
+            Ok(_) => {}
+            Err(error) => tracing::error!(%error, "retention failed; trying again later"),
+        }
+        size.set(log.size_bytes().cast_signed());
+        tokio::time::sleep(limits::RETENTION_INTERVAL).await;
+    }
+}
+
+async fn report_health(mut readiness: Readiness, reporter: HealthReporter) {
+    loop {
+        let status = if readiness.now().is_ok() {
+            ServingStatus::Serving
+        } else {
+            ServingStatus::NotServing
+        };
+        reporter.set_service_status(grpc::SERVICE_NAME, status).await;
+        reporter.set_service_status("", status).await;
+        if readiness.is_draining() {
+            return;
+        }
+        readiness.changed().await;
+    }
+}

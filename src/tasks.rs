@@ -1,0 +1,54 @@
+//! Where concurrency starts. Owns `spawn`: every task and thread has a name and an owner that waits for its end.
+
+use std::{io, thread};
+
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// The tasks of one owner, with the signal that ends them.
+#[derive(Clone, Debug, Default)]
+pub struct Tasks {
+    tracker: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Tasks {
+    /// Tasks that end when told.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Cancelled when the tasks have to end.
+    pub fn stop(&self) -> &CancellationToken {
+        &self.stop
+    }
+
+    /// Starts a task.
+    #[allow(clippy::disallowed_methods, reason = "this is where tasks are started")]
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tracker.spawn(task);
+    }
+
+    /// Tells the tasks to end and waits until they have.
+    pub async fn end(&self) {
+        self.stop.cancel();
+        self.tracker.close();
+        self.tracker.wait().await;
+    }
+}
+
+/// Starts a named thread.
+#[allow(
+    clippy::expect_used,
+    reason = "only at start, where nothing is lost by ending"
+)]
+pub fn thread(name: &str, body: impl FnOnce() + Send + 'static) -> thread::JoinHandle<()> {
+    thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(body)
+        .expect("the system refuses to start a thread")
+}
+
+/// Runs what blocks where it may.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)
+}

@@ -72,6 +72,7 @@ struct State {
     routes: Routes,
     next_waiter: u64,
     draining: bool,
+    ring_events_max: usize,
 }
 
 #[derive(Debug)]
@@ -109,6 +110,16 @@ pub struct Waiter {
 impl Hub {
     /// A hub on this log. Until [`Hub::follow`] runs it holds nothing.
     pub fn new(log: Arc<dyn EventLog>, encode: Arc<dyn Encode>, registry: &mut Registry) -> Arc<Self> {
+        Self::with_ring(log, encode, registry, limits::RING_EVENTS_MAX)
+    }
+
+    /// A hub that holds this many events at the most.
+    pub fn with_ring(
+        log: Arc<dyn EventLog>,
+        encode: Arc<dyn Encode>,
+        registry: &mut Registry,
+        ring_events_max: usize,
+    ) -> Arc<Self> {
         let streams = Gauge::default();
         registry.register("streams", "Streams open", streams.clone());
         let tail = log.bounds().tail;
@@ -121,6 +132,7 @@ impl Hub {
             routes: Routes::default(),
             next_waiter: 0,
             draining: false,
+            ring_events_max,
         };
         Arc::new(Self {
             log,
@@ -156,6 +168,8 @@ impl Hub {
     /// Follows the log until told to stop.
     pub async fn follow(&self, stop: CancellationToken) {
         let mut announced = self.log.tail();
+        // What came between the making of this hub and now was announced to nobody.
+        announced.mark_changed();
         while stop
             .run_until_cancelled(announced.changed())
             .await
@@ -303,7 +317,7 @@ impl State {
             self.ring.push_back(held);
         }
         self.tail = self.tail.max(tail);
-        while self.ring.len() > limits::RING_EVENTS_MAX || self.ring_bytes > limits::RING_BYTES_MAX {
+        while self.ring.len() > self.ring_events_max || self.ring_bytes > limits::RING_BYTES_MAX {
             let Some(oldest) = self.ring.pop_front() else {
                 break;
             };

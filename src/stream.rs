@@ -210,3 +210,336 @@ impl EventStream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use prometheus_client::registry::Registry;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        decode::Envelope,
+        event::{EventId, Keys, LogId, NewEvent, Origin, StoredEvent, Verification},
+        hub::Encode,
+        log::{EventLog, Retention, memory::MemoryLog},
+        tasks::Tasks,
+    };
+
+    /// Encodes an event as its entity id, which is all that a model needs.
+    struct EntityId;
+
+    impl Encode for EntityId {
+        fn encode(&self, event: &StoredEvent) -> Bytes {
+            event.event.keys.entity_id.clone().into()
+        }
+    }
+
+    struct Setting {
+        log: Arc<MemoryLog>,
+        hub: Arc<Hub>,
+        tasks: Tasks,
+        appended: u64,
+    }
+
+    impl Setting {
+        fn with_ring(ring_events_max: usize) -> Self {
+            let log = Arc::new(MemoryLog::new(LogId::new(1)));
+            let held = Arc::clone(&log) as Arc<dyn EventLog>;
+            let hub = Hub::with_ring(
+                held,
+                Arc::new(EntityId),
+                &mut Registry::default(),
+                ring_events_max,
+            );
+            let tasks = Tasks::new();
+            let (follower, stop) = (Arc::clone(&hub), tasks.stop().clone());
+            tasks.spawn(async move { follower.follow(stop).await });
+            Self {
+                log,
+                hub,
+                tasks,
+                appended: 0,
+            }
+        }
+
+        /// Appends an event of type `avatar_video.success` or `.fail` whose entity id is its number.
+        async fn append(&mut self, fail: bool) {
+            self.appended += 1;
+            let outcome = if fail { "fail" } else { "success" };
+            let body = format!(
+                r#"{{"event_type":"avatar_video.{outcome}","event_data":{{"video_id":"{}"}}}}"#,
+                self.appended
+            );
+            let envelope = Envelope::of(body.as_bytes());
+            let endpoint: crate::event::EndpointName = "dev".parse().unwrap();
+            let event = NewEvent {
+                id: EventId::of(&endpoint, &envelope, body.as_bytes()),
+                keys: Keys {
+                    event_type: envelope.event_type,
+                    entity_id: envelope.entity_id,
+                    callback_id: String::new(),
+                    endpoint,
+                },
+                provider_event_id: String::new(),
+                created_at: None,
+                received_at: jiff::Timestamp::UNIX_EPOCH,
+                origin: Origin::Webhook,
+                verification: Verification {
+                    header_name: String::new(),
+                    signature: [0; 32],
+                    secret_version: 1,
+                },
+                body: body.into(),
+            };
+            self.log.append(event).await.unwrap();
+        }
+
+        /// Lets the hub take in what was appended.
+        async fn settle(&self) {
+            for _ in 0..20 {
+                tokio::task::yield_now().await;
+            }
+        }
+
+        fn open(&self, filter: Filter, options: Options) -> EventStream {
+            EventStream::open(&self.hub, filter, options).unwrap()
+        }
+    }
+
+    fn from_start() -> Options {
+        Options {
+            start: Sequence::ZERO,
+            stop_at_tail: false,
+            heartbeat_interval: Duration::from_secs(15),
+            continue_after_gap: false,
+        }
+    }
+
+    fn failures() -> Filter {
+        Filter::parse(&["*.fail".to_owned()], vec![], vec![], vec![]).unwrap()
+    }
+
+    /// A frame in a word.
+    fn word(frame: Option<Frame>) -> String {
+        match frame {
+            Some(Frame::Event(event)) => String::from_utf8(event.bytes.to_vec()).unwrap(),
+            Some(Frame::CaughtUp(at)) => format!("caught up at {at}"),
+            Some(Frame::Heartbeat(at)) => format!("heartbeat at {at}"),
+            Some(Frame::FellBehind(at)) => format!("fell behind at {at}"),
+            Some(Frame::Gap { after, trimmed }) => format!("gap {after} to {trimmed}"),
+            Some(Frame::Draining(at)) => format!("draining at {at}"),
+            None => "end".to_owned(),
+        }
+    }
+
+    async fn words(stream: &mut EventStream, count: usize) -> Vec<String> {
+        let mut words = Vec::new();
+        for _ in 0..count {
+            words.push(word(stream.next().await.unwrap()));
+        }
+        words
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_empty_log_is_caught_up_at_once_and_then_beats() {
+        let setting = Setting::with_ring(8);
+        let mut stream = setting.open(Filter::default(), from_start());
+        assert_eq!(
+            words(&mut stream, 3).await,
+            ["caught up at 0", "heartbeat at 0", "heartbeat at 0"]
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn history_comes_first_then_caught_up_then_what_is_live() {
+        let mut setting = Setting::with_ring(2);
+        for _ in 0..5 {
+            setting.append(false).await;
+        }
+        setting.settle().await;
+        let mut stream = setting.open(Filter::default(), from_start());
+        assert_eq!(
+            words(&mut stream, 6).await,
+            ["1", "2", "3", "4", "5", "caught up at 5"]
+        );
+        setting.append(false).await;
+        assert_eq!(words(&mut stream, 2).await, ["6", "heartbeat at 6"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_heartbeat_moves_past_what_the_filter_skipped() {
+        let mut setting = Setting::with_ring(8);
+        let mut stream = setting.open(failures(), from_start());
+        assert_eq!(words(&mut stream, 1).await, ["caught up at 0"]);
+        setting.append(false).await;
+        setting.append(false).await;
+        assert_eq!(words(&mut stream, 1).await, ["heartbeat at 2"]);
+        setting.append(true).await;
+        assert_eq!(words(&mut stream, 1).await, ["3"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_selective_stream_does_not_fall_behind_by_what_it_skips() {
+        let mut setting = Setting::with_ring(4);
+        let mut stream = setting.open(failures(), from_start());
+        assert_eq!(words(&mut stream, 1).await, ["caught up at 0"]);
+        for number in 1..=100 {
+            setting.append(number == 99).await;
+            setting.settle().await;
+        }
+        assert_eq!(words(&mut stream, 2).await, ["99", "heartbeat at 100"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_reader_falls_behind_and_misses_nothing() {
+        let mut setting = Setting::with_ring(4);
+        let mut stream = setting.open(Filter::default(), from_start());
+        assert_eq!(words(&mut stream, 1).await, ["caught up at 0"]);
+        for _ in 0..10 {
+            setting.append(false).await;
+            setting.settle().await;
+        }
+        let mut expected = vec!["fell behind at 0".to_owned()];
+        expected.extend((1..=10).map(|number| number.to_string()));
+        expected.push("heartbeat at 10".to_owned());
+        assert_eq!(words(&mut stream, 12).await, expected);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_stops_at_the_tail_ends_there_whatever_comes_later() {
+        let mut setting = Setting::with_ring(4);
+        for _ in 0..3 {
+            setting.append(false).await;
+        }
+        let options = Options {
+            stop_at_tail: true,
+            ..from_start()
+        };
+        let mut stream = setting.open(Filter::default(), options);
+        setting.append(false).await;
+        assert_eq!(
+            words(&mut stream, 6).await,
+            ["1", "2", "3", "caught up at 3", "end", "end"]
+        );
+        let mut nothing = setting.open(failures(), options);
+        assert_eq!(words(&mut nothing, 2).await, ["caught up at 4", "end"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gap_is_told_only_to_those_who_asked() {
+        let mut setting = Setting::with_ring(1);
+        for _ in 0..5 {
+            setting.append(false).await;
+        }
+        setting.settle().await;
+        let nothing = Retention {
+            age: None,
+            size_bytes: Some(0),
+        };
+        setting
+            .log
+            .trim(nothing, jiff::Timestamp::UNIX_EPOCH)
+            .await
+            .unwrap();
+        setting.append(false).await;
+        setting.settle().await;
+        let mut strict = setting.open(Filter::default(), from_start());
+        assert!(matches!(strict.next().await, Err(ReadError::Trimmed { .. })));
+        let options = Options {
+            continue_after_gap: true,
+            ..from_start()
+        };
+        let mut lenient = setting.open(Filter::default(), options);
+        assert_eq!(
+            words(&mut lenient, 3).await,
+            ["gap 0 to 5", "6", "caught up at 6"]
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn i8_a_drain_ends_every_stream_where_it_stands() {
+        let mut setting = Setting::with_ring(4);
+        setting.append(false).await;
+        setting.settle().await;
+        let mut live = setting.open(
+            Filter::default(),
+            Options {
+                start: Sequence::new(1),
+                ..from_start()
+            },
+        );
+        let mut replaying = setting.open(Filter::default(), from_start());
+        assert_eq!(words(&mut live, 1).await, ["caught up at 1"]);
+        let waiting = tokio::spawn(async move { words(&mut live, 2).await });
+        setting.settle().await;
+        setting.hub.drain();
+        assert_eq!(waiting.await.unwrap(), ["draining at 1", "end"]);
+        assert_eq!(words(&mut replaying, 2).await, ["draining at 0", "end"]);
+        setting.tasks.end().await;
+    }
+
+    /// What a schedule does next.
+    #[derive(Clone, Debug)]
+    enum Step {
+        Append { fail: bool },
+        Settle,
+        Read,
+        Reconnect,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            4 => any::<bool>().prop_map(|fail| Step::Append { fail }),
+            2 => Just(Step::Settle),
+            4 => Just(Step::Read),
+            1 => Just(Step::Reconnect),
+        ];
+        proptest::collection::vec(step, 0..120)
+    }
+
+    proptest! {
+        /// The model of a stream is a list: the numbers of the matching events, in order.
+        #[test]
+        fn i4_any_schedule_gives_every_matching_event_once_and_in_order(
+            steps in steps(), ring in 1_usize..6, filtered: bool,
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+            runtime.unwrap().block_on(async {
+                let mut setting = Setting::with_ring(ring);
+                let filter = if filtered { failures() } else { Filter::default() };
+                let mut stream = setting.open(filter.clone(), from_start());
+                let (mut expected, mut received) = (Vec::new(), Vec::new());
+                let mut last = Sequence::ZERO;
+                let reads = steps.len() * 3 + 10;
+                for step in steps.into_iter().chain(std::iter::repeat_n(Step::Read, reads)) {
+                    match step {
+                        Step::Append { fail } => {
+                            setting.append(fail).await;
+                            if fail || !filtered {
+                                expected.push(setting.appended.to_string());
+                            }
+                        }
+                        Step::Settle => setting.settle().await,
+                        // With the position of a frame a client goes on after any frame.
+                        Step::Reconnect => {
+                            stream = setting.open(filter.clone(), Options { start: last, ..from_start() });
+                        }
+                        Step::Read => match stream.next().await.unwrap().unwrap() {
+                            Frame::Event(event) => {
+                                last = event.sequence;
+                                received.push(String::from_utf8(event.bytes.to_vec()).unwrap());
+                            }
+                            Frame::CaughtUp(at) | Frame::Heartbeat(at) | Frame::FellBehind(at) => {
+                                assert!(at >= last, "a position goes back from {last} to {at}");
+                                last = at;
+                            }
+                            frame => panic!("unexpected {frame:?}"),
+                        },
+                    }
+                }
+                assert_eq!(received, expected);
+            });
+        }
+    }
+}

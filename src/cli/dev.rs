@@ -63,7 +63,7 @@ impl Dev {
         let mut signals = Signals::new()?;
         let service = Service::start(&config, Clock::system()).await?;
         let shown = tokio::select! {
-            shown = show(&service, &config.data_dir, temporary.is_some()) => shown,
+            shown = show(&service, &config.data_dir, temporary.is_some(), self.exit) => shown,
             () = signals.next() => Ok(()),
         };
         if !self.exit && shown.is_ok() {
@@ -87,7 +87,7 @@ fn use_temporary_data_dir(layered: &mut [Sourced]) -> anyhow::Result<Option<temp
     Ok(Some(directory))
 }
 
-async fn show(service: &Service, data_dir: &Path, is_temporary: bool) -> anyhow::Result<()> {
+async fn show(service: &Service, data_dir: &Path, is_temporary: bool, exit: bool) -> anyhow::Result<()> {
     let (bold, dim) = (Style::new().bold(), Style::new().dimmed());
     let mut out = anstream::stdout();
     let url = format!("http://{}/webhooks/{ENDPOINT}", service.ingress_address);
@@ -138,7 +138,7 @@ async fn show(service: &Service, data_dir: &Path, is_temporary: bool) -> anyhow:
     let sender = Sender::new(url, Secret::new(secret)?)?;
     let mut expected = Vec::new();
     let mut received = Vec::new();
-    for (event_type, body) in samples::all(rand::random()) {
+    for (event_type, body) in samples::all(rand::random_range(0..u64::MAX / 2)) {
         let answer = sender.send(body.clone()).await?;
         if !answer.is_success() {
             bail!(
@@ -167,7 +167,9 @@ async fn show(service: &Service, data_dir: &Path, is_temporary: bool) -> anyhow:
         received.len(),
         expected.len()
     )?;
-    next_steps(&mut out, service, &server, &secret_file, received.last())?;
+    if !exit {
+        next_steps(&mut out, service, &server, &secret_file, received.last())?;
+    }
     Ok(())
 }
 
@@ -285,7 +287,11 @@ fn next_steps(
         "  {program} deliver avatar_video.fail{to} --secret-file {secret_file}"
     )?;
     writeln!(out, "  # wait for the event that belongs to one of your calls")?;
-    writeln!(out, "  {program} await{at} --callback-id my_order --since 1h")?;
+    writeln!(
+        out,
+        "  {program} await{at} --callback-id {} --since 1h",
+        last.map_or("", |event| &event.callback_id)
+    )?;
     writeln!(
         out,
         "  # look at what is stored, and go on from any event's cursor"

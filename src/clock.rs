@@ -20,10 +20,15 @@ impl Clock {
         Self(Arc::new(now))
     }
 
-    /// The time.
+    /// The time, to the microsecond: what is stored has no more, and an event must not change by being stored.
     pub fn now(&self) -> Timestamp {
-        (self.0)()
+        to_microsecond((self.0)())
     }
+}
+
+/// A time without what a microsecond cannot say.
+pub fn to_microsecond(time: Timestamp) -> Timestamp {
+    Timestamp::from_microsecond(time.as_microsecond()).unwrap_or(time)
 }
 
 impl std::fmt::Debug for Clock {

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
 
-use crate::{event_type, limits};
+use crate::{clock::to_microsecond, event_type, limits};
 
 /// What the outermost object of a body says, as far as it says it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,7 +30,7 @@ impl Envelope {
         let Ok(fields) = Fields::parse(body) else {
             return Self::default();
         };
-        let event_type = fields.identifier("event_type");
+        let event_type = fields.event_type();
         if event_type.is_empty() {
             return Self {
                 provider_event_id: fields.identifier("event_id"),
@@ -51,7 +51,10 @@ impl Envelope {
             entity_id,
             callback_id,
             provider_event_id: fields.identifier("event_id"),
-            created_at: fields.text("created_at").and_then(|time| time.parse().ok()),
+            created_at: fields
+                .text("created_at")
+                .and_then(|time| time.parse().ok())
+                .map(to_microsecond),
             event_type,
         }
     }
@@ -80,7 +83,7 @@ pub struct EventData {
 /// `event_data` of a body, as deep as `depth_max` levels.
 pub fn event_data(body: &[u8], depth_max: usize) -> Result<EventData, NoEventData> {
     let body = Fields::parse(body)?;
-    if body.identifier("event_type").is_empty() {
+    if body.event_type().is_empty() {
         return Err(NoEventData::NoEventType);
     }
     let Some(data) = body
@@ -142,6 +145,14 @@ impl<'a> Fields<'a> {
         let text =
             Text::deserialize(&mut serde_json::Deserializer::from_str(self.0.get(name)?.get())).ok()?;
         Some(text.0)
+    }
+
+    /// The type; empty if there is none, or none of a length that a type may have.
+    fn event_type(&self) -> String {
+        let name = self
+            .text("event_type")
+            .filter(|name| name.len() <= limits::IDENTIFIER_BYTES_MAX);
+        name.unwrap_or_default().into_owned()
     }
 
     /// A string, or an integer in decimal, short enough to be an identifier; else empty.
@@ -235,7 +246,7 @@ mod tests {
             ("\u{1}", NoEventData::NotJson),
             ("[1]", NoEventData::NoEventType),
             ("{}", NoEventData::NoEventType),
-            (r#"{"event_type":7.5}"#, NoEventData::NoEventType),
+            (r#"{"event_type":7}"#, NoEventData::NoEventType),
             (r#"{"event_type":"a"}"#, NoEventData::NotAnObject),
             (
                 r#"{"event_type":"a","event_data":null}"#,

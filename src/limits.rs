@@ -4,8 +4,6 @@ use std::time::Duration;
 
 /// Largest delivery body. HeyGen documents no limit; the largest known payloads are a few KiB.
 pub const BODY_BYTES_MAX: usize = 1024 * 1024;
-/// How much of a body that is too large is read and thrown away, so that its sender gets to read the 413.
-pub const BODY_DISCARD_BYTES_MAX: usize = 4 * BODY_BYTES_MAX;
 /// Longest a body may take to arrive. HeyGen gives up on the whole delivery after 10 s.
 pub const BODY_READ_TIMEOUT: Duration = Duration::from_secs(4);
 /// Longest a delivery waits to become durable before it is answered with 503. With the above it stays below 10 s.

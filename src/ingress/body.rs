@@ -21,40 +21,41 @@ pub(super) enum Refusal {
 }
 
 /// The whole body, exactly as it was sent.
-pub(super) async fn read(body: Body, headers: &HeaderMap) -> Result<Bytes, Refusal> {
-    let announced: usize = headers
+pub(super) async fn read(mut body: Body, headers: &HeaderMap) -> Result<Bytes, Refusal> {
+    let announced = headers
         .get(CONTENT_LENGTH)
-        .and_then(|length| length.to_str().ok()?.parse().ok())
-        .unwrap_or(0);
-    if announced > limits::BODY_DISCARD_BYTES_MAX {
-        return Err(Refusal::TooLarge);
+        .and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    let capacity = announced.unwrap_or_default().min(limits::BODY_BYTES_MAX);
+    let mut read = Read {
+        whole: BytesMut::with_capacity(capacity),
+        bytes: 0,
+    };
+    let in_time = tokio::time::timeout(limits::BODY_READ_TIMEOUT, read.all(&mut body)).await;
+    match in_time {
+        _ if read.bytes > limits::BODY_BYTES_MAX => Err(Refusal::TooLarge),
+        Ok(Ok(())) => Ok(read.whole.freeze()),
+        Ok(Err(_)) => Err(Refusal::Broken),
+        Err(_) => Err(Refusal::TooSlow),
     }
-    tokio::time::timeout(limits::BODY_READ_TIMEOUT, collect(body, announced))
-        .await
-        .map_err(|_| Refusal::TooSlow)?
 }
 
-/// Copied out of the connection's buffer, which it would otherwise keep alive as long as the event is in memory. A body
-/// that is too large is read a little further and thrown away, because an answer is lost when the connection is closed on
-/// a sender that is still sending.
-async fn collect(mut body: Body, announced: usize) -> Result<Bytes, Refusal> {
-    let mut whole = BytesMut::with_capacity(announced.min(limits::BODY_BYTES_MAX));
-    let mut total = 0;
-    while let Some(frame) = body.frame().await {
-        let Ok(part) = frame.map_err(|_| Refusal::Broken)?.into_data() else {
-            continue;
-        };
-        total += part.len();
-        if total > limits::BODY_DISCARD_BYTES_MAX {
-            return Err(Refusal::TooLarge);
+struct Read {
+    whole: BytesMut,
+    bytes: usize,
+}
+
+impl Read {
+    /// Copies the body out of the connection's buffer, which it would otherwise keep alive as long as the event is in
+    /// memory. The rest of one that is too large is read and thrown away, because an answer is lost when the connection is
+    /// closed on a sender that is still sending.
+    async fn all(&mut self, body: &mut Body) -> Result<(), axum::Error> {
+        while let Some(frame) = body.frame().await {
+            let Ok(part) = frame?.into_data() else { continue };
+            self.bytes += part.len();
+            if self.bytes <= limits::BODY_BYTES_MAX {
+                self.whole.extend_from_slice(&part);
+            }
         }
-        if total <= limits::BODY_BYTES_MAX {
-            whole.extend_from_slice(&part);
-        }
-    }
-    if total > limits::BODY_BYTES_MAX {
-        Err(Refusal::TooLarge)
-    } else {
-        Ok(whole.freeze())
+        Ok(())
     }
 }

@@ -1,0 +1,213 @@
+//! The commands from a shell. Claims about what they print and how they end.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    process::{Command, Stdio},
+};
+
+use serde_json::Value;
+
+use crate::harness::{Hookstream, binary, body, run};
+
+fn json_lines(text: &str) -> Vec<Value> {
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+#[test]
+fn dev_shows_every_sample_as_it_was_received_and_ends_well() {
+    let free = [
+        "--ingress-listen",
+        "127.0.0.1:0",
+        "--grpc-listen",
+        "127.0.0.1:0",
+        "--admin-listen",
+        "127.0.0.1:0",
+    ];
+    let (status, output, error) = run(&[&["dev", "--exit"], &free[..]].concat());
+    assert!(status.success(), "{error}");
+    for known in &hookstream::event_type::EVENT_TYPES {
+        assert_eq!(
+            output.matches(&format!("  {} ", known.name)).count(),
+            1,
+            "{}",
+            known.name
+        );
+    }
+    assert!(output.contains("30 of 30 arrived, in order, once."));
+}
+
+#[tokio::test]
+async fn the_commands_work_together() {
+    let service = Hookstream::start();
+    let server = format!("http://{}", service.grpc);
+    let url = format!("http://{}/webhooks/prod", service.ingress);
+    let at = ["--server", server.as_str()];
+    let ok = |args: &[&str]| {
+        let (status, output, error) = run(args);
+        assert!(status.success(), "{args:?}: {error}");
+        output
+    };
+    let created = ok(&[
+        &[
+            "endpoint",
+            "create",
+            "prod",
+            "--events",
+            "avatar_video.*,*.fail",
+            "--json",
+        ],
+        &at[..],
+    ]
+    .concat());
+    let created: Value = serde_json::from_str(&created).unwrap();
+    let secret = created["create"]["secret"].as_str().unwrap();
+    assert_eq!(
+        created["create"]["endpoint"]["eventTypes"],
+        serde_json::json!(["avatar_video.*", "*.fail"])
+    );
+    let mut secret_file = tempfile::NamedTempFile::new().unwrap();
+    writeln!(secret_file, "{secret}").unwrap();
+    let secret_path = secret_file.path().to_str().unwrap();
+
+    let deliver = ["deliver", "--url", &url, "--secret-file", secret_path];
+    ok(&[&deliver[..], &["avatar_video.success", "--count", "3"]].concat());
+    let data = r#"{"video_id":"v1","msg":"no","callback_id":"order_1"}"#;
+    ok(&[&deliver[..], &["avatar_video.fail", "--data", data]].concat());
+
+    let listed = json_lines(&ok(&[&["events", "list", "--json"], &at[..]].concat()));
+    assert_eq!(listed.len(), 4);
+    assert_eq!(listed[0]["typeName"], "avatar_video.fail");
+    assert_eq!(listed[0]["type"], "EVENT_TYPE_AVATAR_VIDEO_FAIL");
+    assert_eq!(listed[0]["avatarVideoFail"]["msg"], "no");
+    assert_eq!(listed[0]["eventData"]["video_id"], "v1");
+    let id = listed[0]["id"].as_str().unwrap();
+    let got = json_lines(&ok(&[&["events", "get", id], &at[..]].concat()));
+    assert_eq!(got[0], listed[0]);
+
+    let tail = json_lines(&ok(
+        &[&["tail", "--from-start", "--stop-at-tail"], &at[..]].concat()
+    ));
+    assert_eq!(
+        tail.iter().rev().collect::<Vec<_>>(),
+        listed.iter().collect::<Vec<_>>()
+    );
+    let cursor = tail[2]["cursor"].as_str().unwrap();
+    let rest = json_lines(&ok(
+        &[&["tail", "--after", cursor, "--stop-at-tail"], &at[..]].concat()
+    ));
+    assert_eq!(rest, tail[3..]);
+    let failures = ok(&[
+        &["tail", "--since", "1h", "--type", "*.fail", "--count", "1"],
+        &at[..],
+    ]
+    .concat());
+    assert_eq!(json_lines(&failures), tail[3..]);
+    let awaited = ok(&[&["await", "--callback-id", "order_1", "--since", "1h"], &at[..]].concat());
+    assert_eq!(json_lines(&awaited), tail[3..]);
+    let (status, _, error) =
+        run(&[&["await", "--callback-id", "other", "--timeout", "1s"], &at[..]].concat());
+    assert_eq!(status.code(), Some(2));
+    assert!(error.contains("NO_EVENT_IN_TIME"), "{error}");
+
+    let rotated = ok(&[&["endpoint", "rotate-secret", "prod", "--overlap", "0s"], &at[..]].concat());
+    assert!(rotated.contains("whsec_"));
+    let (status, output, _) = run(&[&deliver[..], &["avatar_video.fail"]].concat());
+    assert!(
+        !status.success() && output.starts_with("401 "),
+        "the old secret is refused: {output}"
+    );
+    assert!(ok(&[&["endpoint", "list"], &at[..]].concat()).contains("prod"));
+    assert!(!ok(&[&["endpoint", "get", "prod"], &at[..]].concat()).contains("whsec_"));
+    ok(&[&["endpoint", "update", "prod", "--events", ""], &at[..]].concat());
+    ok(&[&["endpoint", "delete", "prod"], &at[..]].concat());
+    let (status, _, error) = run(&[&["endpoint", "get", "prod"], &at[..]].concat());
+    assert!(
+        !status.success() && error.contains("ENDPOINT_NOT_FOUND"),
+        "{error}"
+    );
+    assert_eq!(
+        json_lines(&ok(&[&["events", "types"], &at[..]].concat())).len(),
+        30
+    );
+}
+
+#[tokio::test]
+async fn tail_goes_on_where_it_stopped_when_the_service_comes_back() {
+    let first = Hookstream::start();
+    let sender = first.endpoint("dev").await;
+    let secret = sender.secret.expose().to_owned();
+    let (grpc, ingress) = (first.grpc.to_string(), first.ingress.to_string());
+    sender.deliver(body("avatar_video.success", 1)).await;
+    let mut tail = Command::new(binary())
+        .args([
+            "tail",
+            "--from-start",
+            "--count",
+            "3",
+            "--server",
+            &format!("http://{grpc}"),
+        ])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(tail.stdout.take().unwrap()).lines();
+    let mut next =
+        || serde_json::from_str::<Value>(&lines.next().unwrap().unwrap()).unwrap()["sequence"].clone();
+    assert_eq!(next(), "1");
+    let listeners = ["--grpc-listen", &grpc, "--ingress-listen", &ingress];
+    let second = Hookstream::start_in(first.kill(), &listeners, &Default::default());
+    let sender = second.sender("dev", &secret);
+    for number in [2, 3] {
+        sender.deliver(body("avatar_video.success", number)).await;
+    }
+    assert_eq!((next(), next()), ("2".into(), "3".into()));
+    assert!(tail.wait().unwrap().success());
+}
+
+#[test]
+fn config_is_checked_and_printed() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    writeln!(
+        file,
+        "retention-age = \"7days\"\ngrpc-listen = \"0.0.0.0:1\"\nretention = 1"
+    )
+    .unwrap();
+    let path = file.path().to_str().unwrap();
+    let (status, _, error) = run(&["config", "check", "--config", path]);
+    assert!(
+        !status.success() && error.contains("`retention` is not a setting"),
+        "{error}"
+    );
+    let (status, output, _) = run(&["config", "print", "--retention-size", "1GiB"]);
+    assert!(status.success());
+    assert!(
+        output.contains(r#"retention-size = "1GiB""#) && output.contains("# --retention-size"),
+        "{output}"
+    );
+    let table: toml::Table = output.parse().expect("what is printed can be read again");
+    assert_eq!(table["grpc-listen"].as_str(), Some("127.0.0.1:50051"));
+}
+
+#[test]
+fn every_command_explains_itself() {
+    for command in [
+        &["dev"][..],
+        &["serve"],
+        &["deliver"],
+        &["tail"],
+        &["events", "list"],
+        &["events", "get"],
+        &["await"],
+        &["endpoint", "create"],
+        &["endpoint", "rotate-secret"],
+        &["config", "check"],
+        &["config", "print"],
+    ] {
+        let (status, output, _) = run(&[command, &["--help"]].concat());
+        assert!(status.success());
+        assert!(output.contains("Example"), "{command:?} has no example");
+    }
+}

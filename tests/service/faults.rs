@@ -1,0 +1,141 @@
+//! A disk that fails. Claims about I1 when writes and syncs go wrong, with a small library in front of the C library that
+//! makes them fail while a file exists.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+};
+
+use crate::harness::{Hookstream, body};
+
+/// Builds the library; `cc` is there wherever this crate builds, because SQLite needs it.
+fn library(directory: &Path) -> PathBuf {
+    let library = directory.join("fault.so");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/service/faults/fault.c");
+    let status = Command::new("cc")
+        .args(["-shared", "-fPIC", "-O1", "-o"])
+        .arg(&library)
+        .arg(source)
+        .status();
+    assert!(status.unwrap().success());
+    library
+}
+
+/// A service on a disk that can be made to fail.
+pub struct Disk {
+    pub service: Hookstream,
+    trigger: PathBuf,
+    directory: Arc<tempfile::TempDir>,
+}
+
+impl Disk {
+    pub fn start() -> Self {
+        let directory = Arc::new(tempfile::tempdir().unwrap());
+        let trigger = directory.path().join("trigger");
+        let library = library(directory.path()).to_str().unwrap().to_owned();
+        let variables = HashMap::from([
+            ("LD_PRELOAD", library),
+            ("FAULT_TRIGGER", trigger.to_str().unwrap().to_owned()),
+        ]);
+        let service = Hookstream::start_in(Arc::clone(&directory), &[], &variables);
+        Self {
+            service,
+            trigger,
+            directory,
+        }
+    }
+
+    pub fn fail(&self, what: &str) {
+        std::fs::write(&self.trigger, what).unwrap();
+    }
+
+    /// Kills the service and starts it again on the disk as it is, which no longer fails.
+    pub fn kill_and_restart(self) -> Hookstream {
+        self.service.kill();
+        Hookstream::start_in(self.directory, &[], &HashMap::new())
+    }
+
+    fn heal(&self) {
+        std::fs::remove_file(&self.trigger).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn i1_a_failed_sync_closes_the_log_until_it_is_opened_again() {
+    let disk = Disk::start();
+    let sender = disk.service.endpoint("dev").await;
+    assert_eq!(sender.deliver(body("avatar_video.success", 1)).await, 200);
+    disk.fail("sync");
+    assert_eq!(sender.deliver(body("avatar_video.success", 2)).await, 503);
+    let (status, text) = disk.service.admin("/readyz").await;
+    assert_eq!(status, 503);
+    assert!(text.contains("closed for writing"), "{text}");
+    disk.heal();
+    assert_eq!(
+        sender.deliver(body("avatar_video.success", 2)).await,
+        503,
+        "a second sync proves nothing"
+    );
+    let stored = disk.service.stored().await;
+    assert_eq!(
+        stored.len(),
+        1,
+        "reads go on, and show nothing that is not durable"
+    );
+
+    let secret = sender.secret.expose().to_owned();
+    let service = disk.kill_and_restart();
+    let sender = service.sender("dev", &secret);
+    for number in 1..=3 {
+        assert_eq!(sender.deliver(body("avatar_video.success", number)).await, 200);
+    }
+    let after = service.stored().await;
+    assert_eq!(after.len(), 3);
+    assert_eq!(after[0], stored[0]);
+}
+
+#[tokio::test]
+async fn i1_a_full_disk_refuses_deliveries_until_there_is_room() {
+    let disk = Disk::start();
+    let sender = disk.service.endpoint("dev").await;
+    assert_eq!(sender.deliver(body("avatar_video.success", 1)).await, 200);
+    disk.fail("full");
+    for number in 2..5 {
+        assert_eq!(sender.deliver(body("avatar_video.success", number)).await, 503);
+    }
+    let (status, text) = disk.service.admin("/readyz").await;
+    assert_eq!((status, text.as_str()), (503, "not ready: the disk is full\n"));
+    disk.heal();
+    for number in 2..5 {
+        assert_eq!(sender.deliver(body("avatar_video.success", number)).await, 200);
+    }
+    assert_eq!(disk.service.admin("/readyz").await.0, 200);
+    assert_eq!(disk.service.stored().await.len(), 4);
+    assert_eq!(
+        disk.service
+            .metric(r#"hookstream_deliveries_total{outcome="disk_full"}"#)
+            .await,
+        3.0
+    );
+}
+
+#[tokio::test]
+async fn i1_a_failing_write_is_never_answered_with_200() {
+    let disk = Disk::start();
+    let sender = disk.service.endpoint("dev").await;
+    disk.fail("write");
+    assert_eq!(sender.deliver(body("avatar_video.success", 1)).await, 503);
+    disk.heal();
+    let secret = sender.secret.expose().to_owned();
+    let service = disk.kill_and_restart();
+    assert_eq!(
+        service
+            .sender("dev", &secret)
+            .deliver(body("avatar_video.success", 1))
+            .await,
+        200
+    );
+    assert_eq!(service.stored().await.len(), 1);
+}

@@ -1,0 +1,416 @@
+//! The vocabulary of the tests: a running service, signed deliveries, streams. Owns processes and their end; makes no
+//! claims.
+
+use std::{
+    collections::HashMap,
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use data_encoding::HEXLOWER;
+use hookstream::{
+    grpc::proto::{
+        Event, EventFilter, ManageEndpointRequest, Position, SubscribeEventsRequest, SubscribeEventsResponse,
+        hookstream_service_client::HookstreamServiceClient,
+        manage_endpoint_request::{Create, Operation},
+        manage_endpoint_response::Result as Answer,
+        subscribe_events_request::Start,
+        subscribe_events_response::Frame,
+    },
+    secret::Secret,
+    signature,
+};
+use tempfile::TempDir;
+use tonic::{Status, Streaming, transport::Channel};
+use tonic_types::StatusExt;
+
+pub type Client = HookstreamServiceClient<Channel>;
+
+/// How long anything may take that is expected to happen.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The binary under test: `HOOKSTREAM_BINARY`, or what cargo built beside the tests.
+pub fn binary() -> PathBuf {
+    #[allow(clippy::disallowed_methods)]
+    let chosen = std::env::var("HOOKSTREAM_BINARY");
+    chosen.map_or_else(|_| env!("CARGO_BIN_EXE_hookstream").into(), PathBuf::from)
+}
+
+/// A running `hookstream serve`.
+pub struct Hookstream {
+    pub ingress: SocketAddr,
+    pub grpc: SocketAddr,
+    pub admin: SocketAddr,
+    directory: Arc<TempDir>,
+    output: Arc<Mutex<String>>,
+    child: Child,
+}
+
+impl Hookstream {
+    /// Starts one in a new directory.
+    pub fn start() -> Self {
+        Self::start_in(Arc::new(tempfile::tempdir().unwrap()), &[], &HashMap::new())
+    }
+
+    /// Starts one in this directory, with these flags and variables.
+    pub fn start_in(directory: Arc<TempDir>, flags: &[&str], variables: &HashMap<&str, String>) -> Self {
+        let mut command = Command::new(binary());
+        command
+            .arg("serve")
+            .arg("--data-dir")
+            .arg(directory.path().join("data"));
+        for listener in ["--ingress-listen", "--grpc-listen", "--admin-listen"] {
+            if !flags.contains(&listener) {
+                command.args([listener, "127.0.0.1:0"]);
+            }
+        }
+        command.args(["--log-format", "json"]).args(flags).envs(variables);
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let output = Arc::new(Mutex::new(String::new()));
+        let mut ready = None;
+        while ready.is_none() {
+            let line = lines
+                .next()
+                .expect("the service ends before it is ready")
+                .unwrap();
+            output.lock().unwrap().push_str(&line);
+            let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+            ready = (line["message"] == "ready").then_some(line);
+        }
+        let ready = ready.unwrap();
+        let address = |name: &str| ready[name].as_str().unwrap().parse().unwrap();
+        let collected = Arc::clone(&output);
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                let mut output = collected.lock().unwrap();
+                output.push_str(&line);
+                output.push('\n');
+            }
+        });
+        Self {
+            ingress: address("ingress"),
+            grpc: address("grpc"),
+            admin: address("admin"),
+            directory,
+            output,
+            child,
+        }
+    }
+
+    /// Kills it with SIGKILL and starts it again on what it left.
+    pub fn kill_and_restart(self) -> Self {
+        let directory = self.kill();
+        Self::start_in(directory, &[], &HashMap::new())
+    }
+
+    /// Kills it with SIGKILL.
+    pub fn kill(mut self) -> Arc<TempDir> {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        Arc::clone(&self.directory)
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill")
+            .arg(format!("-{name}"))
+            .arg(self.child.id().to_string())
+            .status();
+        assert!(status.unwrap().success());
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self, patience: Duration) -> ExitStatus {
+        let deadline = Instant::now() + patience;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "the service does not end within {patience:?}"
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Ends it in order.
+    pub fn drain(mut self) -> Arc<TempDir> {
+        self.signal("TERM");
+        assert!(self.wait(PATIENCE).success());
+        Arc::clone(&self.directory)
+    }
+
+    pub fn data_dir(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    /// Everything it logged so far.
+    pub fn output(&self) -> String {
+        self.output.lock().unwrap().clone()
+    }
+
+    /// Its resident memory.
+    pub fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub async fn channel(&self) -> Channel {
+        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", self.grpc)).unwrap();
+        endpoint.connect().await.unwrap()
+    }
+
+    pub async fn client(&self) -> Client {
+        Client::new(self.channel().await)
+    }
+
+    /// Makes an endpoint with a generated secret.
+    pub async fn endpoint(&self, name: &str) -> Sender {
+        let create = Create {
+            name: name.to_owned(),
+            ..Create::default()
+        };
+        let answer = manage(&mut self.client().await, Operation::Create(create))
+            .await
+            .unwrap();
+        let Answer::Create(created) = answer else {
+            panic!("another answer: {answer:?}")
+        };
+        self.sender(name, &created.secret)
+    }
+
+    /// Delivers to an endpoint whose secret is known.
+    pub fn sender(&self, name: &str, secret: &str) -> Sender {
+        let secret = Secret::new(secret.to_owned()).unwrap();
+        Sender {
+            http: http(),
+            url: format!("http://{}/webhooks/{name}", self.ingress),
+            secret,
+        }
+    }
+
+    pub async fn subscribe(&self, request: SubscribeEventsRequest) -> Stream {
+        self.client()
+            .await
+            .subscribe_events(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .into()
+    }
+
+    /// Everything that is stored, read from the start.
+    pub async fn stored(&self) -> Vec<Event> {
+        let request = SubscribeEventsRequest {
+            stop_at_tail: true,
+            ..from_start()
+        };
+        self.subscribe(request).await.rest().await.unwrap()
+    }
+
+    /// The answer of an admin path: status and body.
+    pub async fn admin(&self, path: &str) -> (u16, String) {
+        let response = http()
+            .get(format!("http://{}{path}", self.admin))
+            .send()
+            .await
+            .unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
+    }
+
+    /// One metric's value.
+    pub async fn metric(&self, line_start: &str) -> f64 {
+        let (_, text) = self.admin("/metrics").await;
+        let line = text.lines().find(|line| line.starts_with(line_start));
+        let line = line.unwrap_or_else(|| panic!("no metric {line_start} in\n{text}"));
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Hookstream {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn http() -> reqwest::Client {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder().timeout(PATIENCE).build().unwrap()
+}
+
+/// Signs and posts, as HeyGen does.
+#[derive(Clone)]
+pub struct Sender {
+    pub http: reqwest::Client,
+    pub url: String,
+    pub secret: Secret,
+}
+
+impl Sender {
+    pub fn sign(&self, body: &[u8]) -> String {
+        HEXLOWER.encode(&signature::sign(&self.secret, body))
+    }
+
+    /// Delivers; the status of the answer.
+    pub async fn deliver(&self, body: impl Into<Vec<u8>>) -> u16 {
+        self.try_deliver(body).await.unwrap()
+    }
+
+    /// Delivers; an error if no answer comes.
+    pub async fn try_deliver(&self, body: impl Into<Vec<u8>>) -> Result<u16, reqwest::Error> {
+        let body = body.into();
+        let signature = self.sign(&body);
+        self.post(body, &[("Signature", &signature)]).await
+    }
+
+    /// Posts with these headers and no others that matter.
+    pub async fn post(
+        &self,
+        body: impl Into<reqwest::Body>,
+        headers: &[(&str, &str)],
+    ) -> Result<u16, reqwest::Error> {
+        let mut request = self.http.post(&self.url).body(body);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        Ok(request.send().await?.status().as_u16())
+    }
+}
+
+/// The body of the `number`th of a family of different events.
+pub fn body(event_type: &str, number: u64) -> String {
+    hookstream::samples::body(event_type, number)
+}
+
+/// A subscription's frames.
+pub struct Stream(Streaming<SubscribeEventsResponse>);
+
+impl From<Streaming<SubscribeEventsResponse>> for Stream {
+    fn from(frames: Streaming<SubscribeEventsResponse>) -> Self {
+        Self(frames)
+    }
+}
+
+impl Stream {
+    /// The next frame; `None` at the end.
+    pub async fn frame(&mut self) -> Result<Option<Frame>, Status> {
+        let response = tokio::time::timeout(PATIENCE, self.0.message())
+            .await
+            .expect("no frame comes")?;
+        Ok(response.map(|response| response.frame.unwrap()))
+    }
+
+    /// The next event, whatever frames come before it.
+    pub async fn event(&mut self) -> Event {
+        loop {
+            match self.frame().await.unwrap().expect("the stream ends") {
+                Frame::Event(event) => return event,
+                _ => continue,
+            }
+        }
+    }
+
+    /// The events up to the end.
+    pub async fn rest(mut self) -> Result<Vec<Event>, Status> {
+        let mut events = Vec::new();
+        while let Some(frame) = self.frame().await? {
+            if let Frame::Event(event) = frame {
+                events.push(event);
+            }
+        }
+        Ok(events)
+    }
+}
+
+/// From the oldest event on.
+pub fn from_start() -> SubscribeEventsRequest {
+    let start = Some(Start::Position(Position::Earliest.into()));
+    SubscribeEventsRequest {
+        start,
+        ..SubscribeEventsRequest::default()
+    }
+}
+
+/// After a cursor.
+pub fn after(cursor: &str) -> SubscribeEventsRequest {
+    let start = Some(Start::AfterCursor(cursor.to_owned()));
+    SubscribeEventsRequest {
+        start,
+        ..SubscribeEventsRequest::default()
+    }
+}
+
+/// A filter by types.
+pub fn types(patterns: &[&str]) -> Option<EventFilter> {
+    let event_types = patterns.iter().map(|&pattern| pattern.to_owned()).collect();
+    Some(EventFilter {
+        event_types,
+        ..EventFilter::default()
+    })
+}
+
+pub async fn manage(client: &mut Client, operation: Operation) -> Result<Answer, Status> {
+    let request = ManageEndpointRequest {
+        operation: Some(operation),
+    };
+    Ok(client
+        .manage_endpoint(request)
+        .await?
+        .into_inner()
+        .result
+        .unwrap())
+}
+
+/// The reason in a refusal's details.
+pub fn reason(status: &Status) -> String {
+    status
+        .get_error_details()
+        .error_info()
+        .map(|info| info.reason.clone())
+        .unwrap_or_default()
+}
+
+/// One thing in a refusal's metadata.
+pub fn metadata(status: &Status, name: &str) -> String {
+    status.get_error_details().error_info().unwrap().metadata[name].clone()
+}
+
+/// The field that a refusal blames.
+pub fn field(status: &Status) -> String {
+    status.get_error_details().bad_request().unwrap().field_violations[0]
+        .field
+        .clone()
+}
+
+/// Runs a command of the binary to its end; status, standard output, standard error.
+pub fn run(args: &[&str]) -> (ExitStatus, String, String) {
+    let output = Command::new(binary()).args(args).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status, text(output.stdout), text(output.stderr))
+}
+
+/// Every file below a directory.
+pub fn files(directory: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    entries
+        .flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] })
+        .collect()
+}

@@ -1,11 +1,14 @@
 //! What HeyGen's JSON says. Owns the tolerant reading of a body; refuses to reject one: a signed body is kept whatever
 //! it holds, so every field but the type is optional and every JSON type is taken.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{borrow::Cow, fmt};
 
 use jiff::Timestamp;
-use serde::Deserialize;
-use serde_json::{Map, Value, value::RawValue};
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
+};
+use serde_json::value::RawValue;
 
 use crate::{clock::to_microsecond, event_type, limits};
 
@@ -27,7 +30,7 @@ pub struct Envelope {
 impl Envelope {
     /// The envelope of a body. Nesting costs nothing here: values are skipped, not built.
     pub fn of(body: &[u8]) -> Self {
-        let Ok(fields) = Fields::parse(body) else {
+        let Ok(fields) = Fields::of_body(body) else {
             return Self::default();
         };
         let event_type = fields.event_type();
@@ -71,80 +74,54 @@ pub enum NoEventData {
     NotAnObject,
 }
 
-/// `event_data` of a body.
-#[derive(Debug, PartialEq)]
-pub struct EventData {
-    /// Its fields; those nested too deep are left out.
-    pub fields: Map<String, Value>,
-    /// Whether any was left out.
-    pub too_deep: bool,
-}
-
-/// `event_data` of a body, as deep as `depth_max` levels.
-pub fn event_data(body: &[u8], depth_max: usize) -> Result<EventData, NoEventData> {
-    let body = Fields::parse(body)?;
+/// The fields of a body's `event_data`.
+pub fn event_data(body: &[u8]) -> Result<Fields<'_>, NoEventData> {
+    let body = Fields::of_body(body)?;
     if body.event_type().is_empty() {
         return Err(NoEventData::NoEventType);
     }
-    let Some(data) = body
-        .0
-        .get("event_data")
-        .filter(|data| data.get().starts_with('{'))
-    else {
-        return Err(NoEventData::NotAnObject);
-    };
-    if let Ok(fields) = serde_json::from_str::<Map<_, _>>(data.get())
-        && fields.values().all(|value| depth(value) < depth_max)
-    {
-        return Ok(EventData {
-            fields,
-            too_deep: false,
-        });
-    }
-    let readable = |(name, value): (Cow<'_, str>, &RawValue)| {
-        let value = serde_json::from_str(value.get())
-            .ok()
-            .filter(|value| depth(value) < depth_max)?;
-        Some((name.into_owned(), value))
-    };
-    let fields = serde_json::from_str::<Fields<'_>>(data.get()).unwrap_or_default();
-    Ok(EventData {
-        fields: fields.0.into_iter().filter_map(readable).collect(),
-        too_deep: true,
-    })
+    body.get("event_data")
+        .and_then(Fields::of)
+        .ok_or(NoEventData::NotAnObject)
 }
 
-/// How deep a value is nested: 0 for a scalar.
-fn depth(value: &Value) -> usize {
-    match value {
-        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
-        Value::Object(fields) => 1 + fields.values().map(depth).max().unwrap_or(0),
-        _ => 0,
-    }
-}
-
-/// The fields of a JSON object, values unread. Of repeated names the last counts.
-#[derive(Default, Deserialize)]
-#[serde(transparent)]
-struct Fields<'a>(#[serde(borrow)] BTreeMap<Cow<'a, str>, &'a RawValue>);
+/// The fields of a JSON object in their order, values unread, so that nesting costs nothing. Of repeated names the last
+/// counts.
+#[derive(Debug, Default)]
+pub struct Fields<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl<'a> Fields<'a> {
-    fn parse(body: &'a [u8]) -> Result<Self, NoEventData> {
-        let value: &RawValue = serde_json::from_slice(body).map_err(|_| NoEventData::NotJson)?;
-        serde_json::from_str(value.get()).map_err(|_| NoEventData::NoEventType)
+    /// The fields of a value, if it is an object.
+    pub fn of(value: &'a RawValue) -> Option<Self> {
+        serde_json::from_str(value.get()).ok()
+    }
+
+    /// All fields.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &'a RawValue)> {
+        self.0.iter().map(|(name, value)| (name.as_ref(), *value))
+    }
+
+    fn of_body(body: &'a [u8]) -> Result<Self, NoEventData> {
+        serde_json::from_slice(body).map_err(|_| match serde_json::from_slice::<&RawValue>(body) {
+            Ok(_) => NoEventData::NoEventType,
+            Err(_) => NoEventData::NotJson,
+        })
+    }
+
+    fn get(&self, name: &str) -> Option<&'a RawValue> {
+        self.0
+            .iter()
+            .rev()
+            .find(|(found, _)| found == name)
+            .map(|(_, value)| *value)
     }
 
     fn object(&self, name: &str) -> Fields<'a> {
-        self.0
-            .get(name)
-            .and_then(|value| serde_json::from_str(value.get()).ok())
-            .unwrap_or_default()
+        self.get(name).and_then(Fields::of).unwrap_or_default()
     }
 
     fn text(&self, name: &str) -> Option<Cow<'a, str>> {
-        let text =
-            Text::deserialize(&mut serde_json::Deserializer::from_str(self.0.get(name)?.get())).ok()?;
-        Some(text.0)
+        text(self.get(name)?)
     }
 
     /// The type; empty if there is none, or none of a length that a type may have.
@@ -157,24 +134,58 @@ impl<'a> Fields<'a> {
 
     /// A string, or an integer in decimal, short enough to be an identifier; else empty.
     fn identifier(&self, name: &str) -> String {
-        let Some(value) = self.0.get(name) else {
+        let Some(value) = self.get(name) else {
             return String::new();
         };
-        let text = self.text(name).unwrap_or_else(|| {
-            let digits = value.get();
-            let integer = digits
-                .strip_prefix('-')
-                .unwrap_or(digits)
-                .bytes()
-                .all(|byte| byte.is_ascii_digit());
-            Cow::Borrowed(if integer { digits } else { "" })
-        });
+        let text = self
+            .text(name)
+            .unwrap_or_else(|| Cow::Borrowed(integer(value).unwrap_or_default()));
         if text.len() > limits::IDENTIFIER_BYTES_MAX {
             String::new()
         } else {
             text.into_owned()
         }
     }
+}
+
+impl<'de> Deserialize<'de> for Fields<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(FieldsVisitor)
+    }
+}
+
+struct FieldsVisitor;
+
+impl<'de> Visitor<'de> for FieldsVisitor {
+    type Value = Fields<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Fields<'de>, M::Error> {
+        let mut fields = Vec::with_capacity(8);
+        while let Some((Text(name), value)) = map.next_entry()? {
+            fields.push((name, value));
+        }
+        Ok(Fields(fields))
+    }
+}
+
+/// The text of a string.
+pub fn text(value: &RawValue) -> Option<Cow<'_, str>> {
+    serde_json::from_str(value.get()).ok().map(|Text(text)| text)
+}
+
+/// The digits of an integer.
+pub fn integer(value: &RawValue) -> Option<&str> {
+    let digits = value.get();
+    let all_digits = digits
+        .strip_prefix('-')
+        .unwrap_or(digits)
+        .bytes()
+        .all(|byte| byte.is_ascii_digit());
+    all_digits.then_some(digits)
 }
 
 #[derive(Deserialize)]
@@ -258,10 +269,10 @@ mod tests {
             ),
         ];
         for (body, expected) in cases {
-            assert_eq!(event_data(body.as_bytes(), 9), Err(expected), "{body:?}");
+            assert_eq!(event_data(body.as_bytes()).map(drop), Err(expected), "{body:?}");
         }
         assert_eq!(
-            event_data(b"{\"event_type\":\"\xff\"}", 9),
+            event_data(b"{\"event_type\":\"\xff\"}").map(drop),
             Err(NoEventData::NotJson)
         );
     }
@@ -272,16 +283,18 @@ mod tests {
         let body =
             format!(r#"{{"event_type":"avatar_video.fail","event_data":{{"video_id":"v","deep":{deep}}}}}"#);
         assert_eq!(envelope(&body).entity_id, "v");
-        let data = event_data(body.as_bytes(), 9).unwrap();
-        assert!(data.too_deep);
-        assert_eq!(Value::Object(data.fields), serde_json::json!({"video_id": "v"}));
+        let data = event_data(body.as_bytes()).unwrap();
+        assert_eq!(
+            data.iter().map(|(name, _)| name).collect::<Vec<_>>(),
+            ["video_id", "deep"]
+        );
     }
 
     proptest! {
         #[test]
         fn reads_any_bytes_without_panicking(body in proptest::collection::vec(any::<u8>(), 0..256)) {
             Envelope::of(&body);
-            let _ = event_data(&body, 9);
+            let _ = event_data(&body);
         }
     }
 }

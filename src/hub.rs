@@ -8,7 +8,7 @@
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     hash::Hash,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -31,20 +31,38 @@ pub trait Encode: Send + Sync + 'static {
     fn encode(&self, event: &StoredEvent) -> Bytes;
 }
 
-/// An event as streams send it.
-#[derive(Clone, Debug)]
-pub struct EncodedEvent {
+/// An event as streams send it: encoded when the first of them does, once for all.
+#[derive(Debug)]
+pub struct SharedEvent {
+    event: Arc<StoredEvent>,
+    bytes: OnceLock<Bytes>,
+}
+
+impl SharedEvent {
+    /// One that nobody has encoded yet.
+    pub fn new(event: Arc<StoredEvent>) -> Arc<Self> {
+        Arc::new(Self {
+            event,
+            bytes: OnceLock::new(),
+        })
+    }
+
     /// Its place.
-    pub sequence: Sequence,
-    /// The finished bytes, shared.
-    pub bytes: Bytes,
+    pub fn sequence(&self) -> Sequence {
+        self.event.sequence
+    }
+
+    fn size(&self) -> usize {
+        // The encoded form holds the body, its fields as a Struct, and most of them once more as typed fields.
+        4 * self.event.event.body.len()
+    }
 }
 
 /// What a stream finds when it looks.
 #[derive(Debug)]
 pub enum Found {
     /// Matching events, perhaps none yet, and how far was looked: look again from there.
-    Events(Vec<EncodedEvent>, Sequence),
+    Events(Vec<Arc<SharedEvent>>, Sequence),
     /// Nothing more up to here, which is past everything the hub has. The waiter is woken when there is.
     Nothing(Sequence),
     /// The hub no longer has what follows this position: read it from the log.
@@ -63,7 +81,7 @@ pub struct Hub {
 
 #[derive(Debug)]
 struct State {
-    ring: VecDeque<Held>,
+    ring: VecDeque<Arc<SharedEvent>>,
     ring_bytes: usize,
     /// Everything at or below it is not in the ring.
     floor: Sequence,
@@ -73,12 +91,6 @@ struct State {
     next_waiter: u64,
     draining: bool,
     ring_events_max: usize,
-}
-
-#[derive(Debug)]
-struct Held {
-    event: Arc<StoredEvent>,
-    bytes: Bytes,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -147,12 +159,14 @@ impl Hub {
         &self.log
     }
 
-    /// Encodes an event that was read from the log.
-    pub fn encode(&self, event: &StoredEvent) -> EncodedEvent {
-        EncodedEvent {
-            sequence: event.sequence,
-            bytes: self.encode.encode(event),
-        }
+    /// The finished bytes of an event.
+    pub fn encoded(&self, shared: &SharedEvent) -> Bytes {
+        shared.bytes.get_or_init(|| self.encode(&shared.event)).clone()
+    }
+
+    /// The finished bytes of an event that was read from the log.
+    pub fn encode(&self, event: &StoredEvent) -> Bytes {
+        self.encode.encode(event)
     }
 
     /// The hub has everything that follows this position.
@@ -206,11 +220,7 @@ impl Hub {
                 .await
             {
                 Ok(chunk) => {
-                    let held = |event: Arc<StoredEvent>| Held {
-                        bytes: self.encode.encode(&event),
-                        event,
-                    };
-                    let events = chunk.events.into_iter().map(held).collect();
+                    let events = chunk.events.into_iter().map(SharedEvent::new).collect();
                     self.state.lock().publish(events, chunk.scanned);
                 }
                 // Streams that wanted those events find out from the log.
@@ -263,12 +273,12 @@ impl Hub {
 
 impl Waiter {
     /// The filter it waits with.
-    pub fn filter(&self) -> &Filter {
+    pub fn filter(&self) -> &Arc<Filter> {
         &self.filter
     }
 
     /// The hub it waits at.
-    pub fn hub(&self) -> &Hub {
+    pub fn hub(&self) -> &Arc<Hub> {
         &self.hub
     }
 
@@ -294,7 +304,7 @@ impl Drop for Waiter {
 
 impl State {
     /// Takes in new events, in order, and wakes the streams that want one.
-    fn publish(&mut self, events: Vec<Held>, tail: Sequence) {
+    fn publish(&mut self, events: Vec<Arc<SharedEvent>>, tail: Sequence) {
         for held in &events {
             let (sequence, keys) = (held.event.sequence, &held.event.event.keys);
             let waiters = &mut self.waiters;
@@ -360,16 +370,13 @@ impl State {
         let (mut bytes, mut looked) = (0, position);
         for held in self.ring.range(start..).take(limits::STREAM_SCAN_EVENTS_MAX) {
             if waiting.filter.matches(&held.event.event.keys) {
-                bytes += held.bytes.len();
+                bytes += held.event.event.body.len();
                 let full = found.len() == limits::STREAM_CHUNK_EVENTS_MAX
                     || (bytes > limits::STREAM_CHUNK_BYTES_MAX && !found.is_empty());
                 if full {
                     return Found::Events(found, looked);
                 }
-                found.push(EncodedEvent {
-                    sequence: held.event.sequence,
-                    bytes: held.bytes.clone(),
-                });
+                found.push(Arc::clone(held));
             }
             looked = held.event.sequence;
         }
@@ -386,12 +393,6 @@ impl State {
             return Found::Nothing(position);
         }
         Found::Events(found, looked)
-    }
-}
-
-impl Held {
-    fn size(&self) -> usize {
-        self.bytes.len() + self.event.event.body.len()
     }
 }
 

@@ -91,10 +91,14 @@ pub const RING_EVENTS_MAX: usize = 16 * 1024;
 pub const RING_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Streams open at once.
 pub const STREAMS_MAX: usize = 20_000;
-/// Events a stream takes from memory or the log at a time.
+/// Events a stream takes from memory at a time.
 pub const STREAM_CHUNK_EVENTS_MAX: usize = 64;
-/// Bytes of bodies a stream takes at a time; one larger event is taken alone.
+/// Bytes of bodies a stream takes from memory at a time; one larger event is taken alone.
 pub const STREAM_CHUNK_BYTES_MAX: usize = 32 * 1024;
+/// Events a stream reads from the log at a time. It holds what it is sending and reads one such chunk ahead.
+pub const REPLAY_CHUNK_EVENTS_MAX: usize = 256;
+/// Bytes of bodies a stream reads from the log at a time; one larger event is read alone.
+pub const REPLAY_CHUNK_BYTES_MAX: usize = 64 * 1024;
 /// Events in memory that a stream looks at before it lets others run.
 pub const STREAM_SCAN_EVENTS_MAX: usize = 1024;
 /// Silence after which a stream sends a heartbeat unless the client says otherwise.

@@ -3,14 +3,17 @@
 
 use std::{sync::Arc, vec};
 
+use bytes::Bytes;
 use tokio::time::{Duration, Instant};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     event::Sequence,
     filter::Filter,
-    hub::{EncodedEvent, Found, Hub, Waiter},
+    hub::{Found, Hub, SharedEvent, Waiter},
     limits,
     log::{Direction, Limit, Range, ReadError},
+    tasks,
 };
 
 /// How a stream behaves.
@@ -24,6 +27,15 @@ pub struct Options {
     pub heartbeat_interval: Duration,
     /// Where retention removed events, say so and go on.
     pub continue_after_gap: bool,
+}
+
+/// An event as it is sent.
+#[derive(Clone, Debug)]
+pub struct EncodedEvent {
+    /// Its place.
+    pub sequence: Sequence,
+    /// The finished bytes.
+    pub bytes: Bytes,
 }
 
 /// What a stream says.
@@ -54,7 +66,9 @@ pub struct EventStream {
     options: Options,
     /// Everything up to here was sent, skipped, or is in `chunk`.
     position: Sequence,
-    chunk: vec::IntoIter<EncodedEvent>,
+    chunk: vec::IntoIter<Arc<SharedEvent>>,
+    /// The read of the log that follows `position`, under way while `chunk` is sent.
+    ahead: Option<AbortOnDropHandle<Replay>>,
     source: Source,
     /// The tail when a stream that stops there was opened.
     stop_at: Option<Sequence>,
@@ -62,6 +76,9 @@ pub struct EventStream {
     ended: bool,
     last_sent: Instant,
 }
+
+/// Events read from the log, and how far they settle it.
+type Replay = Result<(Vec<Arc<SharedEvent>>, Sequence), ReadError>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Source {
@@ -90,6 +107,7 @@ impl EventStream {
             options,
             position: options.start,
             chunk: Vec::new().into_iter(),
+            ahead: None,
             source,
             stop_at,
             caught_up: false,
@@ -105,8 +123,8 @@ impl EventStream {
 
     /// The next frame; `None` at the end. After an error there is no more.
     pub async fn next(&mut self) -> Result<Option<Frame>, ReadError> {
-        if let Some(event) = self.chunk.next() {
-            return Ok(Some(Frame::Event(event)));
+        if let Some(event) = self.next_in_chunk() {
+            return Ok(Some(event));
         }
         if self.ended {
             return Ok(None);
@@ -117,10 +135,19 @@ impl EventStream {
         frame
     }
 
+    fn next_in_chunk(&mut self) -> Option<Frame> {
+        let event = self.chunk.next()?;
+        let bytes = self.waiter.hub().encoded(&event);
+        Some(Frame::Event(EncodedEvent {
+            sequence: event.sequence(),
+            bytes,
+        }))
+    }
+
     async fn next_from_source(&mut self) -> Result<Option<Frame>, ReadError> {
         loop {
-            if let Some(event) = self.chunk.next() {
-                return Ok(Some(Frame::Event(event)));
+            if let Some(event) = self.next_in_chunk() {
+                return Ok(Some(event));
             }
             if self.waiter.hub().is_draining() {
                 return Ok(Some(Frame::Draining(self.position)));
@@ -175,30 +202,23 @@ impl EventStream {
         }
     }
 
-    /// One read of the log.
+    /// One read of the log, which may be under way already; starts the one after it.
     async fn read(&mut self) -> Result<Option<Frame>, ReadError> {
-        let hub = self.waiter.hub();
-        let through = self.stop_at.unwrap_or_else(|| hub.log().bounds().tail);
-        let range = Range {
-            after: self.position,
-            through,
+        let read = match self.ahead.take() {
+            Some(ahead) => ahead
+                .await
+                .unwrap_or_else(|error| Err(ReadError::Unavailable(error.into()))),
+            None => self.replay().await,
         };
-        let limit = Limit {
-            events: limits::STREAM_CHUNK_EVENTS_MAX,
-            bytes: limits::STREAM_CHUNK_BYTES_MAX,
-        };
-        match hub
-            .log()
-            .read(range, Direction::Forward, self.waiter.filter(), limit)
-            .await
-        {
-            Ok(chunk) => {
-                let encoded: Vec<_> = chunk.events.iter().map(|event| hub.encode(event)).collect();
-                self.chunk = encoded.into_iter();
-                self.position = self.position.max(chunk.scanned);
+        match read {
+            Ok((events, scanned)) => {
+                self.chunk = events.into_iter();
+                self.position = self.position.max(scanned);
                 // The hub may have what follows; if not, it says so.
-                if self.stop_at.is_none() && self.position >= hub.floor() {
+                if self.stop_at.is_none() && self.position >= self.waiter.hub().floor() {
                     self.source = Source::Hub;
+                } else if self.stop_at.is_none_or(|stop_at| self.position < stop_at) {
+                    self.ahead = Some(tasks::owned(self.replay()));
                 }
                 Ok(None)
             }
@@ -207,6 +227,28 @@ impl EventStream {
                 Ok(Some(Frame::Gap { after, trimmed }))
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// Reads the events that follow `position` from the log and encodes them.
+    fn replay(&self) -> impl Future<Output = Replay> + Send + use<> {
+        let (hub, filter) = (Arc::clone(self.waiter.hub()), Arc::clone(self.waiter.filter()));
+        let (after, stop_at) = (self.position, self.stop_at);
+        async move {
+            let range = Range {
+                after,
+                through: stop_at.unwrap_or_else(|| hub.log().bounds().tail),
+            };
+            let limit = Limit {
+                events: limits::REPLAY_CHUNK_EVENTS_MAX,
+                bytes: limits::REPLAY_CHUNK_BYTES_MAX,
+            };
+            let chunk = hub.log().read(range, Direction::Forward, &filter, limit).await?;
+            let events: Vec<_> = chunk.events.into_iter().map(SharedEvent::new).collect();
+            for event in &events {
+                hub.encoded(event);
+            }
+            Ok((events, chunk.scanned))
         }
     }
 }
@@ -471,10 +513,12 @@ mod tests {
         );
         let mut replaying = setting.open(Filter::default(), from_start());
         assert_eq!(words(&mut live, 1).await, ["caught up at 1"]);
-        let waiting = tokio::spawn(async move { words(&mut live, 2).await });
-        setting.settle().await;
-        setting.hub.drain();
-        assert_eq!(waiting.await.unwrap(), ["draining at 1", "end"]);
+        let drain = async {
+            setting.settle().await;
+            setting.hub.drain();
+        };
+        let (told, ()) = tokio::join!(words(&mut live, 2), drain);
+        assert_eq!(told, ["draining at 1", "end"]);
         assert_eq!(words(&mut replaying, 2).await, ["draining at 0", "end"]);
         setting.tasks.end().await;
     }

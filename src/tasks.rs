@@ -2,7 +2,10 @@
 
 use std::{io, thread};
 
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{AbortOnDropHandle, TaskTracker},
+};
 
 /// The tasks of one owner, with the signal that ends them.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +37,12 @@ impl Tasks {
         self.tracker.close();
         self.tracker.wait().await;
     }
+}
+
+/// Starts a task that ends with its owner: dropping the handle ends it.
+#[allow(clippy::disallowed_methods, reason = "this is where tasks are started")]
+pub fn owned<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> AbortOnDropHandle<T> {
+    AbortOnDropHandle::new(tokio::spawn(task))
 }
 
 /// Starts a named thread.

@@ -1,7 +1,7 @@
 //! From a stored event to the bytes of the interface's `Event`. Owns the typed view: it is driven by the descriptors of
 //! `payload.proto`, so that a type or field is added there and nowhere else.
 
-use std::collections::HashMap;
+use std::{borrow::Cow, collections::HashMap, fmt};
 
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
@@ -11,12 +11,16 @@ use prost::{
     encoding::{self, WireType, encode_key, encode_varint},
 };
 use prost_reflect::{DescriptorPool, FieldDescriptor, Kind, MessageDescriptor};
-use serde_json::{Map, Value};
+use serde::{
+    Deserializer,
+    de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor},
+};
+use serde_json::value::RawValue;
 
 use super::proto;
 use crate::{
     cursor::Cursor,
-    decode::{self, NoEventData},
+    decode::{self, Fields, NoEventData},
     event::{LogId, Origin, StoredEvent},
     event_type::EVENT_TYPES,
     hub::Encode,
@@ -96,22 +100,22 @@ impl EventEncoder {
 
     /// The decoded forms of a body, appended to `buffer` as fields of `Event`.
     fn decoded(&self, event_type: &str, body: &[u8], buffer: &mut Vec<u8>) -> proto::DecodeStatus {
-        let data = match decode::event_data(body, limits::EVENT_DATA_DEPTH_MAX) {
+        let data = match decode::event_data(body) {
             Ok(data) => data,
             Err(NoEventData::NotJson) => return proto::DecodeStatus::NotJson,
             Err(NoEventData::NoEventType) => return proto::DecodeStatus::NoEventType,
             Err(NoEventData::NotAnObject) => return proto::DecodeStatus::NoEventData,
         };
-        if !data.too_deep {
-            nested(EVENT_DATA_FIELD, buffer, |buffer| {
-                put_struct(&data.fields, buffer)
-            });
-        }
+        let whole = nested(EVENT_DATA_FIELD, buffer, |buffer| {
+            put_struct(&data, limits::EVENT_DATA_DEPTH_MAX, buffer)
+        });
+        let too_deep = whole.is_err();
         let arm = self.arms.get(event_type);
         let complete = arm.is_some_and(|arm| {
             let mut complete = true;
-            nested(arm.field, buffer, |buffer| {
-                complete = put_fields(&arm.fields, &data.fields, buffer)
+            let _ = nested(arm.field, buffer, |buffer| {
+                complete = put_fields(&arm.fields, &data, buffer);
+                Ok::<(), Unfit>(())
             });
             complete
         });
@@ -119,7 +123,7 @@ impl EventEncoder {
             buffer.clear();
             return proto::DecodeStatus::TooLarge;
         }
-        match (data.too_deep, arm, complete) {
+        match (too_deep, arm, complete) {
             (true, ..) => proto::DecodeStatus::TooDeep,
             (false, None, _) => proto::DecodeStatus::UnknownType,
             (false, Some(_), true) => proto::DecodeStatus::Complete,
@@ -214,90 +218,212 @@ fn field_of(field: &FieldDescriptor) -> Result<Field, BadDescriptors> {
 }
 
 /// Writes the typed fields that `data` has. Whether all of them had the expected JSON type.
-fn put_fields(fields: &[Field], data: &Map<String, Value>, buffer: &mut Vec<u8>) -> bool {
+fn put_fields(fields: &[Field], data: &Fields<'_>, buffer: &mut Vec<u8>) -> bool {
     let mut complete = true;
-    for field in fields {
-        let value = data.get(&field.name).unwrap_or(&Value::Null);
-        complete &= match (&field.kind, value) {
-            (_, Value::Null) => true,
-            (FieldKind::Text, Value::String(text)) => {
-                encoding::string::encode(field.number, text, buffer);
-                true
-            }
-            (FieldKind::Text, Value::Number(number)) if !number.is_f64() => {
-                encoding::string::encode(field.number, &number.to_string(), buffer);
-                true
-            }
-            (FieldKind::Number, Value::Number(number)) => {
-                encoding::double::encode(field.number, &number.as_f64().unwrap_or_default(), buffer);
-                true
-            }
-            (FieldKind::Struct, Value::Object(object)) => {
-                nested(field.number, buffer, |buffer| put_struct(object, buffer));
-                true
-            }
-            (FieldKind::Messages(fields), Value::Array(items)) => {
-                let mut all = true;
-                for item in items {
-                    match item {
-                        Value::Object(item) => {
-                            nested(field.number, buffer, |buffer| {
-                                all &= put_fields(fields, item, buffer)
-                            });
-                        }
-                        _ => all = false,
-                    }
-                }
-                all
-            }
-            _ => false,
-        };
+    for (name, value) in data.iter() {
+        if let Some(field) = fields.iter().find(|field| field.name == name) {
+            complete &= put_field(field, value, buffer);
+        }
     }
     complete
 }
 
-/// The fields of a `google.protobuf.Struct`.
-fn put_struct(object: &Map<String, Value>, buffer: &mut Vec<u8>) {
-    for (name, value) in object {
-        nested(1, buffer, |buffer| {
-            encoding::string::encode(1, name, buffer);
-            nested(2, buffer, |buffer| put_value(value, buffer));
-        });
+/// Writes one typed field. Whether its JSON type was the expected one.
+fn put_field(field: &Field, value: &RawValue, buffer: &mut Vec<u8>) -> bool {
+    if value.get() == "null" {
+        return true;
     }
-}
-
-/// The one field of a `google.protobuf.Value`, written also where it is zero: its presence is the JSON type.
-fn put_value(value: &Value, buffer: &mut Vec<u8>) {
-    match value {
-        Value::Null => encoding::int32::encode(1, &0, buffer),
-        Value::Number(number) => encoding::double::encode(2, &number.as_f64().unwrap_or_default(), buffer),
-        Value::String(text) => encoding::string::encode(3, text, buffer),
-        Value::Bool(truth) => encoding::bool::encode(4, truth, buffer),
-        Value::Object(object) => nested(5, buffer, |buffer| put_struct(object, buffer)),
-        Value::Array(items) => nested(6, buffer, |buffer| {
-            items
-                .iter()
-                .for_each(|item| nested(1, buffer, |buffer| put_value(item, buffer)));
+    match &field.kind {
+        FieldKind::Text => {
+            let text = decode::text(value).or_else(|| decode::integer(value).map(Cow::Borrowed));
+            text.is_some_and(|text| {
+                encode_key(field.number, WireType::LengthDelimited, buffer);
+                encode_varint(text.len() as u64, buffer);
+                buffer.extend_from_slice(text.as_bytes());
+                true
+            })
+        }
+        FieldKind::Number => serde_json::from_str(value.get()).is_ok_and(|number| {
+            encoding::double::encode(field.number, &number, buffer);
+            true
         }),
+        FieldKind::Struct => Fields::of(value).is_some_and(|object| {
+            let depth_max = limits::EVENT_DATA_DEPTH_MAX - 1;
+            nested(field.number, buffer, |buffer| {
+                put_struct(&object, depth_max, buffer)
+            })
+            .is_ok()
+        }),
+        FieldKind::Messages(fields) => {
+            let items: Option<Vec<&RawValue>> = serde_json::from_str(value.get()).ok();
+            items.is_some_and(|items| {
+                items.into_iter().fold(true, |complete, item| {
+                    let Some(item) = Fields::of(item) else {
+                        return false;
+                    };
+                    let mut all = true;
+                    let _ = nested(field.number, buffer, |buffer| {
+                        all = put_fields(fields, &item, buffer);
+                        Ok::<(), Unfit>(())
+                    });
+                    complete && all
+                })
+            })
+        }
     }
 }
 
-/// A length-delimited field. The length goes in front once it is known.
-fn nested(field: u32, buffer: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+/// A value that a Struct cannot hold: nested too deep, or a number beyond every double.
+#[derive(Debug)]
+struct Unfit;
+
+/// The fields of a `google.protobuf.Struct`, with `levels` of nesting at the most.
+fn put_struct(object: &Fields<'_>, levels: usize, buffer: &mut Vec<u8>) -> Result<(), Unfit> {
+    object.iter().try_for_each(|(name, value)| {
+        let mut value = serde_json::Deserializer::from_str(value.get());
+        put_entry(name, buffer, |buffer| {
+            ValueWriter {
+                buffer,
+                levels: levels - 1,
+            }
+            .deserialize(&mut value)
+        })
+        .map_err(|_| Unfit)
+    })
+}
+
+/// One entry of the map that a Struct is.
+fn put_entry<E>(
+    name: &str,
+    buffer: &mut Vec<u8>,
+    value: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+) -> Result<(), E> {
+    nested(1, buffer, |buffer| {
+        encode_key(1, WireType::LengthDelimited, buffer);
+        encode_varint(name.len() as u64, buffer);
+        buffer.extend_from_slice(name.as_bytes());
+        nested(2, buffer, value)
+    })
+}
+
+/// Writes the one field of a `google.protobuf.Value` while the JSON is read, so that no tree is built in between. The
+/// field is written also where it is zero: its presence is the JSON type.
+struct ValueWriter<'a> {
+    buffer: &'a mut Vec<u8>,
+    levels: usize,
+}
+
+impl ValueWriter<'_> {
+    fn levels_inside<E: de::Error>(&self) -> Result<usize, E> {
+        self.levels
+            .checked_sub(1)
+            .ok_or_else(|| E::custom("nested too deep"))
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for ValueWriter<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for ValueWriter<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        encoding::int32::encode(1, &0, self.buffer);
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, number: f64) -> Result<(), E> {
+        encoding::double::encode(2, &number, self.buffer);
+        Ok(())
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<(), E> {
+        self.visit_f64(number as f64)
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<(), E> {
+        self.visit_f64(number as f64)
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<(), E> {
+        encode_key(3, WireType::LengthDelimited, self.buffer);
+        encode_varint(text.len() as u64, self.buffer);
+        self.buffer.extend_from_slice(text.as_bytes());
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, truth: bool) -> Result<(), E> {
+        encoding::bool::encode(4, &truth, self.buffer);
+        Ok(())
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<(), M::Error> {
+        let levels = self.levels_inside()?;
+        nested(5, self.buffer, |buffer| {
+            while let Some(name) = map.next_key::<Cow<'de, str>>()? {
+                put_entry(&name, buffer, |buffer| {
+                    map.next_value_seed(ValueWriter { buffer, levels })
+                })?;
+            }
+            Ok(())
+        })
+    }
+
+    fn visit_seq<S: SeqAccess<'de>>(self, mut items: S) -> Result<(), S::Error> {
+        let levels = self.levels_inside()?;
+        nested(6, self.buffer, |buffer| {
+            loop {
+                let mut more = false;
+                let start = buffer.len();
+                nested(1, buffer, |buffer| {
+                    more = items.next_element_seed(ValueWriter { buffer, levels })?.is_some();
+                    Ok(())
+                })?;
+                if !more {
+                    buffer.truncate(start);
+                    return Ok(());
+                }
+            }
+        })
+    }
+}
+
+/// A length-delimited field. The length goes in front once it is known. Nothing is written if `write` fails.
+fn nested<E>(
+    field: u32,
+    buffer: &mut Vec<u8>,
+    write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+) -> Result<(), E> {
+    let before = buffer.len();
     encode_key(field, WireType::LengthDelimited, buffer);
     let start = buffer.len();
-    write(buffer);
+    let written = write(buffer);
+    if written.is_err() {
+        buffer.truncate(before);
+        return written;
+    }
     let end = buffer.len();
     encode_varint((end - start) as u64, buffer);
     let length_bytes = buffer.len() - end;
     if let Some(written) = buffer.get_mut(start..) {
         written.rotate_right(length_bytes);
     }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use serde_json::Value;
 
     use super::*;
     use crate::{

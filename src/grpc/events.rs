@@ -24,10 +24,10 @@ use crate::{
     event::{EventId, LogId, Sequence},
     event_type::EVENT_TYPES,
     filter::Filter,
-    hub::{EncodedEvent, Hub},
+    hub::Hub,
     limits,
     log::{Direction, EventLog, Limit, Range},
-    stream::{EventStream, Frame, Options},
+    stream::{EncodedEvent, EventStream, Frame, Options},
 };
 
 /// Reads events for gRPC callers.
@@ -205,7 +205,11 @@ impl EventReader {
             let chunk = self.log().read(range, direction, filter, limit).await;
             let chunk = chunk.map_err(|error| Refusal::of_read(error, self.log().log_id()))?;
             for event in chunk.events {
-                let event = self.hub.encode(&event);
+                let encoded = self.hub.encode(&event);
+                let event = EncodedEvent {
+                    sequence: event.sequence,
+                    bytes: encoded,
+                };
                 bytes += event.bytes.len();
                 if page.len() == size || (bytes > limits::PAGE_BYTES_MAX && !page.is_empty()) {
                     let last = page.last().map_or(range.end(direction), |last| last.sequence);
@@ -250,7 +254,7 @@ impl EventReader {
         let found = self.log().find(id).await;
         let found = found.map_err(|error| Refusal::of_read(error, self.log().log_id()))?;
         let event = found.ok_or(Refusal::EventNotFound)?;
-        Ok(Encoded(self.hub.encode(&event).bytes))
+        Ok(Encoded(self.hub.encode(&event)))
     }
 
     /// The known types, then those that were received without being known.

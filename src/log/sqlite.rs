@@ -2,7 +2,7 @@
 //!
 //! Two files. `log.db` is the truth: one append-only table, synced on every commit. `index.db` is derived and disposable:
 //! identity and filter columns, written behind the log in bulk by a thread of its own, and rebuilt from the log when it is
-//! missing, foreign or behind. Events that the index does not have yet are in memory ([`recent`]), so that a read looks
+//! missing, foreign or behind. Events that the index does not have yet are in memory (`recent`), so that a read looks
 //! there for what is newer than the index and on disk for the rest.
 
 mod checkpoint;
@@ -157,11 +157,7 @@ impl EventLog for SqliteLog {
     }
 
     async fn append(&self, event: NewEvent) -> Result<Appended, AppendError> {
-        self.ask(|reply| Command::Append {
-            event: Box::new(event),
-            reply,
-        })
-        .await
+        self.ask(|reply| Command::Append { event, reply }).await
     }
 
     async fn read(

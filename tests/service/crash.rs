@@ -63,7 +63,6 @@ fn seen(event: Event) -> (u64, Vec<u8>) {
     (event.sequence, event.raw_body.to_vec())
 }
 
-#[allow(clippy::disallowed_methods)]
 fn from_environment(name: &str) -> Option<u64> {
     std::env::var(name)
         .ok()

@@ -35,7 +35,6 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The binary under test: `HOOKSTREAM_BINARY`, or what cargo built beside the tests.
 pub fn binary() -> PathBuf {
-    #[allow(clippy::disallowed_methods)]
     let chosen = std::env::var("HOOKSTREAM_BINARY");
     chosen.map_or_else(|_| env!("CARGO_BIN_EXE_hookstream").into(), PathBuf::from)
 }

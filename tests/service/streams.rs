@@ -51,11 +51,7 @@ async fn i4_a_filter_gives_exactly_the_matching_events_stored_and_live() {
     for number in (0..30).filter(|number| number % 3 != 2) {
         let event = stream.event().await;
         assert!(event.raw_body.len() > 2);
-        assert_eq!(
-            event.entity_id.ends_with(&format!("{number:016x}")),
-            true,
-            "{number}"
-        );
+        assert!(event.entity_id.ends_with(&format!("{number:016x}")), "{number}");
     }
     assert!(matches!(stream.frame().await.unwrap(), Some(Frame::CaughtUp(_))));
     deliver(30..60).await;

@@ -4,15 +4,18 @@
 use std::{
     fs::OpenOptions,
     io,
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
 use bytes::Bytes;
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, config::DbConfig, params};
 
 use super::super::record;
-use crate::event::{LogId, Sequence, StoredEvent};
+use crate::{
+    event::{LogId, Sequence, StoredEvent},
+    limits,
+};
 
 /// The layout of `log.db` that this version reads and writes.
 const FORMAT: i64 = 1;
@@ -82,18 +85,11 @@ impl LogDatabase {
     }
 
     fn open_unchecked(path: &Path, new_log_id: impl FnOnce() -> LogId) -> Result<Self, OpenError> {
-        let connection = open_for_writing(path, "FULL")?;
-        let format: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-        match format {
-            0 => create(&connection, new_log_id())?,
-            FORMAT => {}
-            found => {
-                return Err(OpenError::OtherFormat {
-                    path: path.to_owned(),
-                    found,
-                });
-            }
+        Self::prepare(path, new_log_id)?;
+        if let Err(error) = allocate_write_ahead_log(path) {
+            tracing::warn!(%error, "the write-ahead log cannot be given its size; commits are slower until it has it");
         }
+        let connection = open_for_writing(path, "FULL")?;
         let (log_id, trimmed) = connection.query_row("SELECT log_id, trimmed FROM log", [], |row| {
             Ok((row.get::<_, i64>(0)?, row.get(1)?))
         })?;
@@ -118,6 +114,20 @@ impl LogDatabase {
             last,
             trimmed: from_sql(trimmed),
         })
+    }
+
+    /// Makes the file if it is missing, and closes it again: closing removes the write-ahead log.
+    fn prepare(path: &Path, new_log_id: impl FnOnce() -> LogId) -> Result<(), OpenError> {
+        let connection = open_for_writing(path, "FULL")?;
+        let format: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        match format {
+            0 => Ok(create(&connection, new_log_id())?),
+            FORMAT => Ok(()),
+            found => Err(OpenError::OtherFormat {
+                path: path.to_owned(),
+                found,
+            }),
+        }
     }
 
     pub(super) fn log_id(&self) -> LogId {
@@ -185,6 +195,7 @@ pub(super) fn open_for_writing(path: &Path, synchronous: &str) -> Result<Connect
     connection.pragma_update(None, "synchronous", synchronous)?;
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     connection.pragma_update(None, "cache_size", -32 * 1024)?;
+    keep_plans(&connection)?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
 }
@@ -193,8 +204,39 @@ pub(super) fn open_for_writing(path: &Path, synchronous: &str) -> Result<Connect
 pub(super) fn open_for_reading(path: &Path) -> Result<Connection, rusqlite::Error> {
     let connection = Connection::open_with_flags(path, flags(OpenFlags::SQLITE_OPEN_READ_ONLY))?;
     connection.pragma_update(None, "cache_size", -8 * 1024)?;
+    keep_plans(&connection)?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
+}
+
+/// A plan must not depend on the values that are bound: SQLite would plan again for most of them.
+fn keep_plans(connection: &Connection) -> Result<(), rusqlite::Error> {
+    connection
+        .set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)
+        .map(drop)
+}
+
+/// Gives the write-ahead log its usual size before it is used, so that a commit's sync does not also have to record that
+/// the file grew. SQLite takes a file without a valid header for an empty write-ahead log.
+fn allocate_write_ahead_log(path: &Path) -> io::Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-wal");
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(name)?;
+    if file.metadata()?.len() > 0 {
+        return Ok(());
+    }
+    let zeros = vec![0; 1024 * 1024];
+    let mut offset = 0;
+    while offset < limits::WAL_CHECKPOINT_BYTES {
+        file.write_all_at(&zeros, offset)?;
+        offset += zeros.len() as u64;
+    }
+    file.sync_all()
 }
 
 fn flags(access: OpenFlags) -> OpenFlags {

@@ -24,10 +24,11 @@ use crate::{
 
 /// What the writer can be asked.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "nearly every command is an append")]
 pub(super) enum Command {
     /// Store an event.
     Append {
-        event: Box<NewEvent>,
+        event: NewEvent,
         reply: oneshot::Sender<Result<Appended, AppendError>>,
     },
     /// Remove the oldest events up to a sequence, a bounded number of them; answers how many.
@@ -41,7 +42,7 @@ pub(super) enum Command {
     Close { reply: oneshot::Sender<()> },
 }
 
-type Append = (Box<NewEvent>, oneshot::Sender<Result<Appended, AppendError>>);
+type Append = (NewEvent, oneshot::Sender<Result<Appended, AppendError>>);
 
 /// The writer and what only it touches.
 pub(super) struct Writer {
@@ -137,7 +138,7 @@ impl Writer {
     }
 
     /// Makes a batch durable, then visible, then announces it.
-    fn commit(&mut self, events: Vec<Box<NewEvent>>) -> Result<Vec<Appended>, AppendError> {
+    fn commit(&mut self, events: Vec<NewEvent>) -> Result<Vec<Appended>, AppendError> {
         let (outcomes, new) = self.store(events).map_err(|error| self.failed(&error))?;
         self.shared
             .writable
@@ -161,7 +162,7 @@ impl Writer {
 
     fn store(
         &self,
-        events: Vec<Box<NewEvent>>,
+        events: Vec<NewEvent>,
     ) -> Result<(Vec<Appended>, Vec<Arc<StoredEvent>>), rusqlite::Error> {
         let transaction = self.connection.unchecked_transaction()?;
         let mut insert =
@@ -197,10 +198,7 @@ impl Writer {
                 sequence,
                 outcome: Outcome::New,
             });
-            new.push(Arc::new(StoredEvent {
-                sequence,
-                event: *event,
-            }));
+            new.push(Arc::new(StoredEvent { sequence, event }));
         }
         drop(insert);
         // With nothing new there is nothing to sync: what the duplicates repeat is durable.

@@ -1,0 +1,108 @@
+//! From delivery to subscriber: one connection posts at a steady rate, one stream receives, beside the bare sync that
+//! durability costs.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hookstream::grpc::proto::{
+    SubscribeEventsRequest, SubscribeEventsResponse, subscribe_events_response::Frame,
+};
+use tokio::time::MissedTickBehavior;
+use tonic::Streaming;
+
+use crate::{
+    Effort,
+    deliveries::{self, Connection},
+    floor, stage,
+    table::{Row, Target, quantile},
+};
+
+const RATE: usize = 200;
+const SECONDS: usize = 20;
+
+/// Measures it.
+pub async fn measure(effort: Effort) -> Vec<Row> {
+    let directory = stage::directory();
+    let service = stage::service_with_endpoint(directory.path()).await;
+    let count = effort.of(RATE * SECONDS);
+    let mut syncs = paced_syncs(count / 4).await;
+
+    let mut streams = stage::streams(service.grpc_address, 1, &SubscribeEventsRequest::default()).await;
+    let receiving = tokio::spawn(receive(streams.remove(0), count));
+    let connection = Connection::open(service.ingress_address).await;
+    let (posted, answers) = post(connection, count).await;
+    let received = receiving.await.unwrap();
+    let ways: Vec<_> = received
+        .iter()
+        .zip(&posted)
+        .map(|(received, posted)| received.duration_since(*posted))
+        .collect();
+    service.drain().await;
+
+    syncs.extend(paced_syncs(count / 4).await);
+    let sync = quantile(&syncs, 0.5);
+    for (what, durations) in [("way", &ways), ("answer", &answers), ("sync", &syncs)] {
+        let at = |share| quantile(durations, share);
+        println!(
+            "latency, {what}: p50 {:?}, p90 {:?}, p99 {:?}, p99.9 {:?}, max {:?}",
+            at(0.5),
+            at(0.9),
+            at(0.99),
+            at(0.999),
+            at(1.0)
+        );
+    }
+    let row = |measure: &str, durations: &[Duration], share, target| {
+        let measure = format!("{measure} at {RATE}/s, p{} (floor: p50 of a sync)", share * 100.0);
+        Row::duration(measure, quantile(durations, share), Some(sync), target)
+    };
+    vec![
+        row("delivery to subscriber", &ways, 0.5, Target::None),
+        row("delivery to subscriber", &ways, 0.99, Target::AtMost(3.0)),
+        row("delivery to subscriber", &ways, 0.999, Target::None),
+        row("delivery to answer", &answers, 0.5, Target::None),
+        row("delivery to answer", &answers, 0.99, Target::None),
+    ]
+}
+
+/// Posts the bodies 0.. at the rate. When each was posted, and how long its answer took.
+async fn post(mut connection: Connection, count: usize) -> (Vec<Instant>, Vec<Duration>) {
+    let requests: Vec<Bytes> = (0..count)
+        .map(|number| deliveries::request(&deliveries::body(number)))
+        .collect();
+    let mut ticks = tokio::time::interval(interval());
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    let (mut posted, mut answers) = (Vec::with_capacity(count), Vec::with_capacity(count));
+    for request in requests {
+        ticks.tick().await;
+        let started = Instant::now();
+        connection.post(&request).await;
+        posted.push(started);
+        answers.push(started.elapsed());
+    }
+    (posted, answers)
+}
+
+/// When each event came; they come in the order they were posted in.
+async fn receive(mut stream: Streaming<SubscribeEventsResponse>, count: usize) -> Vec<Instant> {
+    let mut received = Vec::with_capacity(count);
+    while received.len() < count {
+        let frame = stream.message().await.unwrap().unwrap().frame;
+        if let Some(Frame::Event(event)) = frame {
+            let now = Instant::now();
+            assert_eq!(event.provider_event_id, received.len().to_string());
+            received.push(now);
+        }
+    }
+    received
+}
+
+async fn paced_syncs(count: usize) -> Vec<Duration> {
+    let directory = stage::directory();
+    let syncs = move || floor::sync_durations(directory.path(), count, interval());
+    tokio::task::spawn_blocking(syncs).await.unwrap()
+}
+
+fn interval() -> Duration {
+    Duration::from_secs(1) / RATE as u32
+}

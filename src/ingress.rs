@@ -149,6 +149,7 @@ impl Ingress {
             Ok(Ok(appended)) => self.stored(appended),
             Ok(Err(AppendError::DiskFull)) => Answer::DiskFull,
             Ok(Err(AppendError::Closed(_))) => Answer::LogClosed,
+            Ok(Err(AppendError::Locked)) => Answer::LogLocked,
             Err(_) => Answer::LogTooSlow,
         }
     }

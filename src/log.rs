@@ -185,6 +185,9 @@ pub enum AppendError {
     /// There is no room. A retry succeeds once there is.
     #[error("the disk is full")]
     DiskFull,
+    /// Another program holds the storage's lock. A retry succeeds once it lets go.
+    #[error("another program holds the lock of the log's files")]
+    Locked,
     /// The log is closed for writing until the service is started again.
     #[error("the log is closed for writing: {0}")]
     Closed(Arc<str>),

@@ -1,12 +1,19 @@
 #!/usr/bin/env bash
-# Runs what the README tells its readers to run: every `sh` block in order in one shell, then the Python block against the
-# service that the shell left running. Owns nothing else: what the commands should print is claimed by other tests.
+# Runs what the README tells its readers to run: every `sh` block in order, in one shell, as it stands, in an empty
+# directory; then the Python block against the service that the shell left running.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-target=${CARGO_TARGET_DIR:-$PWD/target}
+root=$PWD
+target=${CARGO_TARGET_DIR:-$root/target}
 work=$(mktemp -d)
-trap 'kill $(jobs -p) 2>/dev/null || true; rm -rf "$work"' EXIT
+finish() {
+    if [ -e "$work/serve.pid" ]; then
+        kill "$(cat "$work/serve.pid")" 2>/dev/null || true
+    fi
+    rm -rf "$work"
+}
+trap finish EXIT
 
 # block LANGUAGE: the text of all blocks of a language.
 block() {
@@ -21,16 +28,14 @@ for port in 8080 50051 9090; do
 done
 
 export CARGO_INSTALL_ROOT=$target/readme CARGO_TARGET_DIR=$target PATH="$target/readme/bin:$PATH"
-ready='for _ in $(seq 100); do curl -sf http://127.0.0.1:9090/readyz >/dev/null && break; sleep 0.1; done'
+# A reader installs in the checkout, and sees the service come up before typing on.
 {
     echo 'set -euxo pipefail'
-    # The reader sees the service come up before typing on.
-    block sh | sed "s|^hookstream serve &\$|(cd '$work' \&\& exec hookstream serve) >'$work/serve.log' \& $ready|" |
-        sed "s|demo\\.\\(json\\|secret\\)|'$work'/demo.\\1|g; s|open(\"'$work'/demo.json\")|open(\"$work/demo.json\")|"
+    block sh | sed \
+        -e "s|^cargo install .*|(cd '$root' \&\& &)|" \
+        -e 's|^hookstream serve &$|hookstream serve >serve.log 2>\&1 \& echo $! >serve.pid; until curl -sf http://127.0.0.1:9090/readyz; do sleep 0.1; done|'
 } >"$work/commands.sh"
-# shellcheck source=/dev/null
-source "$work/commands.sh" | tee "$work/output"
-set +x
+(cd "$work" && timeout 900 bash commands.sh) >"$work/output"
 grep -q '"typeName":"avatar_video.fail"' "$work/output"
 grep -q '^hookstream_deliveries_total{outcome="stored"} 2$' "$work/output"
 
@@ -38,7 +43,7 @@ tests/clients/python/run --install-only
 python=$target/python-client-venv/bin/python
 "$python" -m grpc_tools.protoc -I proto --python_out="$work" --grpc_python_out="$work" proto/hookstream/v1/*.proto
 block python >"$work/backend.py"
-(cd "$work" && "$python" backend.py) | tee "$work/backend.output"
+(cd "$work" && timeout 60 "$python" backend.py) | tee "$work/backend.output"
 grep -q '^rendered vid_' "$work/backend.output"
 grep -q '^failed vid_1 rendering timed out$' "$work/backend.output"
 

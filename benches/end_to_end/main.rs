@@ -47,6 +47,10 @@ impl Effort {
     }
 }
 
+/// The binary's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     let mut args: Vec<_> = env::args().skip(1).collect();
     if let [role, address, streams] = &args[..]

@@ -35,6 +35,8 @@ pub(super) enum Answer {
     DiskFull,
     /// The log no longer takes events.
     LogClosed,
+    /// Another program holds the log's lock.
+    LogLocked,
     /// The log did not make the event durable in time.
     LogTooSlow,
     /// The service is shutting down.
@@ -91,6 +93,11 @@ impl Answer {
             ),
             Self::LogClosed => (
                 "log_closed",
+                StatusCode::SERVICE_UNAVAILABLE,
+                "events cannot be stored",
+            ),
+            Self::LogLocked => (
+                "log_locked",
                 StatusCode::SERVICE_UNAVAILABLE,
                 "events cannot be stored",
             ),

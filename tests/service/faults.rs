@@ -139,3 +139,42 @@ async fn i1_a_failing_write_is_never_answered_with_200() {
     );
     assert_eq!(service.stored().await.len(), 1);
 }
+
+#[tokio::test]
+async fn i1_a_lock_that_another_program_holds_passes_and_does_not_close_the_log() {
+    let service = Hookstream::start();
+    let sender = service.endpoint("dev").await;
+    let other = rusqlite::Connection::open(service.data_dir().join("log.db")).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    assert_eq!(sender.deliver(body("avatar_video.success", 1)).await, 503);
+    other.execute_batch("ROLLBACK").unwrap();
+    while sender.deliver(body("avatar_video.success", 1)).await != 200 {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert_eq!(service.stored().await.len(), 1);
+    assert_eq!(service.admin("/readyz").await.0, 200);
+}
+
+/// The start's own connections once wrote beside the writer, which met a conflict and closed the log.
+#[tokio::test]
+async fn a_retry_that_is_the_first_delivery_after_a_crash_is_taken() {
+    let mut service = Hookstream::start();
+    let secret = service.endpoint("dev").await.secret.expose().to_owned();
+    for round in 0..20 {
+        let sender = service.sender("dev", &secret);
+        assert_eq!(
+            sender.deliver(body("avatar_video.success", round)).await,
+            200,
+            "round {round}"
+        );
+        service = service.kill_and_restart();
+        let sender = service.sender("dev", &secret);
+        let retries = (0..8).map(|_| sender.deliver(body("avatar_video.success", round)));
+        let fresh = (0..8).map(|number| sender.deliver(body("avatar_video.fail", 1000 * round + number)));
+        let (retries, fresh) = tokio::join!(
+            futures_util::future::join_all(retries),
+            futures_util::future::join_all(fresh)
+        );
+        assert_eq!((retries, fresh), (vec![200; 8], vec![200; 8]), "round {round}");
+    }
+}

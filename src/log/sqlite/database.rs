@@ -190,7 +190,10 @@ pub(super) fn open_for_writing(path: &Path, synchronous: &str) -> Result<Connect
             source,
         })?;
     let connection = Connection::open_with_flags(path, flags(OpenFlags::SQLITE_OPEN_READ_WRITE))?;
-    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    // Even where it changes nothing this writes, and a write beside the writer's is a conflict.
+    if connection.pragma_query_value(None, "page_count", |row| row.get::<_, i64>(0))? == 0 {
+        connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    }
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", synchronous)?;
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, params};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
@@ -164,7 +164,7 @@ impl Writer {
         &self,
         events: Vec<NewEvent>,
     ) -> Result<(Vec<Appended>, Vec<Arc<StoredEvent>>), rusqlite::Error> {
-        let transaction = self.connection.unchecked_transaction()?;
+        let transaction = self.begin()?;
         let mut insert =
             transaction.prepare_cached("INSERT INTO events (sequence, record) VALUES (?1, ?2)")?;
         let mut outcomes = Vec::with_capacity(events.len());
@@ -204,6 +204,11 @@ impl Writer {
         // With nothing new there is nothing to sync: what the duplicates repeat is durable.
         transaction.commit()?;
         Ok((outcomes, new))
+    }
+
+    /// Takes the write lock before anything is read, so that nobody can write in between.
+    fn begin(&self) -> Result<Transaction<'_>, rusqlite::Error> {
+        Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate)
     }
 
     /// The kept event with this id: first in memory, then by the index. In this order, because an event leaves memory only
@@ -247,7 +252,7 @@ impl Writer {
         let last = last.map_or(through, from_sql);
         // Before the rows go: see `Shared::trimmed`.
         self.shared.trimmed.store(last.get(), Ordering::SeqCst);
-        let transaction = self.connection.unchecked_transaction()?;
+        let transaction = self.begin()?;
         let removed = transaction.execute("DELETE FROM events WHERE sequence <= ?1", [to_sql(last)])?;
         transaction.execute("UPDATE log SET trimmed = ?1", [to_sql(last)])?;
         transaction.commit()?;
@@ -256,13 +261,13 @@ impl Writer {
         Ok(removed as u64)
     }
 
-    /// Decides what a failed write means. Only a full disk leaves no doubt about what was written.
+    /// Decides what a failed write means. A full disk and a lock that somebody else holds leave no doubt about what was
+    /// written: nothing. Anything else does.
     fn failed(&self, error: &rusqlite::Error) -> AppendError {
-        let full = error.sqlite_error_code() == Some(ErrorCode::DiskFull);
-        let failure = if full {
-            AppendError::DiskFull
-        } else {
-            AppendError::Closed(error.to_string().into())
+        let failure = match error.sqlite_error_code() {
+            Some(ErrorCode::DiskFull) => AppendError::DiskFull,
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => AppendError::Locked,
+            _ => AppendError::Closed(error.to_string().into()),
         };
         self.shared.writable.send_if_modified(|writable| {
             let news = *writable != Err(failure.clone());

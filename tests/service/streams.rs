@@ -159,7 +159,12 @@ async fn i5_a_slow_reader_costs_bounded_memory_slows_nobody_and_misses_nothing()
         assert!(matches!(stream.frame().await.unwrap(), Some(Frame::CaughtUp(_))));
         stream
     }));
-    let others = others.await;
+    // Streams of one connection share its flow-control window: they are all read, or none gets on.
+    let others: Vec<_> = others
+        .await
+        .into_iter()
+        .map(|mut other| tokio::spawn(async move { other.event().await.entity_id }))
+        .collect();
     assert_eq!(service.metric("hookstream_streams").await, 101.0);
     let one_a_second = tokio::spawn(async move {
         let mut received = 0;
@@ -178,16 +183,9 @@ async fn i5_a_slow_reader_costs_bounded_memory_slows_nobody_and_misses_nothing()
         .await
         .into_iter()
         .for_each(|joined| joined.unwrap());
-    // Streams of one connection share its flow-control window: they are read together or not at all.
-    let rest = others
-        .into_iter()
-        .map(async |mut other| other.event().await.entity_id);
-    assert!(
-        join_all(rest)
-            .await
-            .iter()
-            .all(|entity| *entity == (EVENTS - 1).to_string())
-    );
+    for other in others {
+        assert_eq!(other.await.unwrap(), (EVENTS - 1).to_string());
+    }
     let resident = service.resident_bytes();
     assert!(
         resident < 400 * 1024 * 1024,

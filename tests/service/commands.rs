@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::harness::{Hookstream, binary, body, run};
+use crate::harness::{FREE_PORTS, Hookstream, binary, body, run};
 
 fn json_lines(text: &str) -> Vec<Value> {
     text.lines()
@@ -17,15 +17,7 @@ fn json_lines(text: &str) -> Vec<Value> {
 
 #[test]
 fn dev_shows_every_sample_as_it_was_received_and_ends_well() {
-    let free = [
-        "--ingress-listen",
-        "127.0.0.1:0",
-        "--grpc-listen",
-        "127.0.0.1:0",
-        "--admin-listen",
-        "127.0.0.1:0",
-    ];
-    let (status, output, error) = run(&[&["dev", "--exit"], &free[..]].concat());
+    let (status, output, error) = run(&[&["dev", "--exit"], &FREE_PORTS[..]].concat());
     assert!(status.success(), "{error}");
     for known in &hookstream::event_type::EVENT_TYPES {
         assert_eq!(

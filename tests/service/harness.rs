@@ -25,6 +25,7 @@ use hookstream::{
     signature,
 };
 use tempfile::TempDir;
+use tokio::{io::AsyncWriteExt, net::TcpStream};
 use tonic::{Status, Streaming, transport::Channel};
 use tonic_types::StatusExt;
 
@@ -38,6 +39,16 @@ pub fn binary() -> PathBuf {
     let chosen = std::env::var("HOOKSTREAM_BINARY");
     chosen.map_or_else(|_| env!("CARGO_BIN_EXE_hookstream").into(), PathBuf::from)
 }
+
+/// Flags that let a command listen where it disturbs nobody.
+pub const FREE_PORTS: [&str; 6] = [
+    "--ingress-listen",
+    "127.0.0.1:0",
+    "--grpc-listen",
+    "127.0.0.1:0",
+    "--admin-listen",
+    "127.0.0.1:0",
+];
 
 /// A running `hookstream serve`.
 pub struct Hookstream {
@@ -176,6 +187,21 @@ impl Hookstream {
 
     pub async fn client(&self) -> Client {
         Client::new(self.channel().await)
+    }
+
+    /// Begins a delivery to the endpoint `dev` whose body does not come.
+    pub async fn begin_delivery(&self) -> TcpStream {
+        let mut connection = TcpStream::connect(self.ingress).await.unwrap();
+        let head = b"POST /webhooks/dev HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{";
+        connection.write_all(head).await.unwrap();
+        connection
+    }
+
+    /// Waits until so many deliveries are being handled.
+    pub async fn until_in_flight(&self, deliveries: f64) {
+        while self.metric("hookstream_deliveries_in_flight").await != deliveries {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Makes an endpoint with a generated secret.

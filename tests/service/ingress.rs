@@ -229,9 +229,7 @@ async fn takes_a_body_of_one_mebibyte_and_refuses_one_byte_more() {
 async fn ends_a_body_and_a_head_that_do_not_come() {
     let service = Hookstream::start();
     service.endpoint("dev").await;
-    let mut slow_body = TcpStream::connect(service.ingress).await.unwrap();
-    let head = "POST /webhooks/dev HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{";
-    slow_body.write_all(head.as_bytes()).await.unwrap();
+    let mut slow_body = service.begin_delivery().await;
     let mut slow_head = TcpStream::connect(service.ingress).await.unwrap();
     slow_head
         .write_all(b"POST /webhooks/dev HTTP/1.1\r\nHo")
@@ -265,19 +263,11 @@ async fn refuses_more_deliveries_at_once_than_it_may_hold() {
     let sender = service.endpoint("dev").await;
     let mut held = Vec::new();
     for _ in 0..1024 {
-        let mut connection = TcpStream::connect(service.ingress).await.unwrap();
-        let head = "POST /webhooks/dev HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{";
-        connection.write_all(head.as_bytes()).await.unwrap();
-        held.push(connection);
+        held.push(service.begin_delivery().await);
     }
-    let in_flight = "hookstream_deliveries_in_flight";
-    while service.metric(in_flight).await < 1024.0 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    service.until_in_flight(1024.0).await;
     assert_eq!(sender.deliver(body("avatar_video.success", 1)).await, 429);
     drop(held);
-    while service.metric(in_flight).await > 0.0 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    service.until_in_flight(0.0).await;
     assert_eq!(sender.deliver(body("avatar_video.success", 1)).await, 200);
 }

@@ -7,19 +7,11 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-use crate::harness::{Hookstream, PATIENCE, body, files, run};
+use crate::harness::{FREE_PORTS, Hookstream, PATIENCE, body, files, run};
 
 /// Starts a service that must not start; what it says.
 fn fail_to_start(args: &[&str]) -> String {
-    let listen = [
-        "--ingress-listen",
-        "127.0.0.1:0",
-        "--grpc-listen",
-        "127.0.0.1:0",
-        "--admin-listen",
-        "127.0.0.1:0",
-    ];
-    let (status, _, error) = run(&[&["serve"], args, &listen].concat());
+    let (status, _, error) = run(&[&["serve"], args, &FREE_PORTS].concat());
     assert!(!status.success());
     assert!(error.starts_with("error: "), "{error}");
     error
@@ -61,14 +53,8 @@ async fn is_ready_healthy_and_measured_once_it_says_so() {
         ServingStatus::Serving
     );
     // A delivery whose body does not come keeps the drain from ending at once.
-    let mut slow = tokio::net::TcpStream::connect(service.ingress).await.unwrap();
-    let head = b"POST /webhooks/dev HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{";
-    tokio::io::AsyncWriteExt::write_all(&mut slow, head)
-        .await
-        .unwrap();
-    while service.metric("hookstream_deliveries_in_flight").await < 1.0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let _slow = service.begin_delivery().await;
+    service.until_in_flight(1.0).await;
     service.signal("TERM");
     let falls = async {
         while let Ok(Some(answer)) = watch.message().await {
@@ -204,14 +190,8 @@ async fn a_damaged_record_is_data_loss_for_those_who_read_it_and_nobody_else() {
 async fn a_second_signal_ends_the_process_at_once() {
     let mut service = Hookstream::start();
     service.endpoint("dev").await;
-    let mut slow = tokio::net::TcpStream::connect(service.ingress).await.unwrap();
-    let head = b"POST /webhooks/dev HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{";
-    tokio::io::AsyncWriteExt::write_all(&mut slow, head)
-        .await
-        .unwrap();
-    while service.metric("hookstream_deliveries_in_flight").await < 1.0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let _slow = service.begin_delivery().await;
+    service.until_in_flight(1.0).await;
     service.signal("TERM");
     while !service.output().contains("draining") {
         tokio::time::sleep(Duration::from_millis(5)).await;

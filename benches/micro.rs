@@ -34,6 +34,10 @@ const BODY: &str = r#"{"event_type":"avatar_video.success","event_data":{"video_
 /// Types whose samples are small, typical, and large with nested parts.
 const TYPES: [&str; 3] = ["avatar_video.fail", "avatar_video.success", "ai_clipping.success"];
 
+/// As the program has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     divan::main();
 }

@@ -6,7 +6,7 @@ use std::{borrow::Cow, fmt};
 use jiff::Timestamp;
 use serde::{
     Deserialize, Deserializer,
-    de::{MapAccess, Visitor},
+    de::{Error as _, IgnoredAny, MapAccess, Visitor},
 };
 use serde_json::value::RawValue;
 
@@ -76,6 +76,10 @@ pub enum NoEventData {
 
 /// The fields of a body's `event_data`.
 pub fn event_data(body: &[u8]) -> Result<Fields<'_>, NoEventData> {
+    let text = str::from_utf8(body).map_err(|_| NoEventData::NotJson)?;
+    if let Ok(Body(data)) = serde_json::from_str(text) {
+        return Ok(data);
+    }
     let body = Fields::of_body(body)?;
     if body.event_type().is_empty() {
         return Err(NoEventData::NoEventType);
@@ -154,6 +158,41 @@ impl<'de> Deserialize<'de> for Fields<'de> {
     }
 }
 
+/// The `event_data` of an orderly body, found in one pass: an object with a type and, in it, an object. What is not
+/// orderly is an error here and looked at more closely by others.
+struct Body<'a>(Fields<'a>);
+
+impl<'de> Deserialize<'de> for Body<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(BodyVisitor)
+    }
+}
+
+struct BodyVisitor;
+
+impl<'de> Visitor<'de> for BodyVisitor {
+    type Value = Body<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a body with event_type and event_data")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Body<'de>, M::Error> {
+        let (mut event_type, mut data) = (Text::default(), None);
+        while let Some(Text(name)) = map.next_key()? {
+            match name.as_ref() {
+                "event_type" => event_type = map.next_value()?,
+                "event_data" => data = Some(map.next_value()?),
+                _ => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        let typed = (1..=limits::IDENTIFIER_BYTES_MAX).contains(&event_type.0.len());
+        data.filter(|_| typed)
+            .map(Body)
+            .ok_or_else(|| M::Error::custom("not orderly"))
+    }
+}
+
 struct FieldsVisitor;
 
 impl<'de> Visitor<'de> for FieldsVisitor {
@@ -174,7 +213,17 @@ impl<'de> Visitor<'de> for FieldsVisitor {
 
 /// The text of a string.
 pub fn text(value: &RawValue) -> Option<Cow<'_, str>> {
+    if let Some(text) = plain_text(value) {
+        return Some(Cow::Borrowed(text));
+    }
     serde_json::from_str(value.get()).ok().map(|Text(text)| text)
+}
+
+/// The text of a string without escapes, which is what most are: a value has been checked already, so that this one is
+/// what stands between its quotes.
+pub fn plain_text(value: &RawValue) -> Option<&str> {
+    let text = value.get().strip_prefix('"')?.strip_suffix('"')?;
+    (!text.as_bytes().contains(&b'\\')).then_some(text)
 }
 
 /// The digits of an integer.
@@ -188,7 +237,7 @@ pub fn integer(value: &RawValue) -> Option<&str> {
     all_digits.then_some(digits)
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 #[cfg(test)]

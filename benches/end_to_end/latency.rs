@@ -52,6 +52,8 @@ pub async fn measure(effort: Effort) -> Vec<Row> {
             at(1.0)
         );
     }
+    let (tail, tail_of_sync) = (quantile(&ways, 0.99), quantile(&syncs, 0.99));
+    let tails = format!("delivery to subscriber at {RATE}/s, p99 (floor: p99 of a sync)");
     let row = |measure: &str, durations: &[Duration], share, target| {
         let measure = format!("{measure} at {RATE}/s, p{} (floor: p50 of a sync)", share * 100.0);
         Row::duration(measure, quantile(durations, share), Some(sync), target)
@@ -59,6 +61,7 @@ pub async fn measure(effort: Effort) -> Vec<Row> {
     vec![
         row("delivery to subscriber", &ways, 0.5, Target::None),
         row("delivery to subscriber", &ways, 0.99, Target::AtMost(3.0)),
+        Row::duration(tails, tail, Some(tail_of_sync), Target::None),
         row("delivery to subscriber", &ways, 0.999, Target::None),
         row("delivery to answer", &answers, 0.5, Target::None),
         row("delivery to answer", &answers, 0.99, Target::None),

@@ -6,10 +6,7 @@ use std::{borrow::Cow, collections::HashMap, fmt};
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
 use jiff::Timestamp;
-use prost::{
-    Message,
-    encoding::{self, WireType, encode_key, encode_varint},
-};
+use prost::encoding::{self, WireType, encode_key, encode_varint, encoded_len_varint};
 use prost_reflect::{DescriptorPool, FieldDescriptor, Kind, MessageDescriptor};
 use serde::{
     Deserializer,
@@ -21,7 +18,7 @@ use super::proto;
 use crate::{
     cursor::Cursor,
     decode::{self, Fields, NoEventData},
-    event::{LogId, Origin, StoredEvent},
+    event::{LogId, Origin, StoredEvent, Verification},
     event_type::EVENT_TYPES,
     hub::Encode,
     limits,
@@ -29,8 +26,6 @@ use crate::{
 
 /// `event` in every response that has one.
 const EVENT_FIELD: u32 = 1;
-/// `Event.event_data`.
-const EVENT_DATA_FIELD: u32 = 14;
 
 /// Encodes the events of one log.
 #[derive(Debug)]
@@ -42,7 +37,7 @@ pub struct EventEncoder {
 /// What the interface knows of one event type.
 #[derive(Debug)]
 struct Arm {
-    event_type: i32,
+    event_type: u64,
     /// The field of `Event` that holds its payload.
     field: u32,
     fields: Vec<Field>,
@@ -85,7 +80,7 @@ impl EventEncoder {
                 return Err(bad(known.name));
             };
             let event_type = proto::EventType::from_str_name(&enum_value(known.name));
-            let event_type = event_type.ok_or_else(|| bad(known.name))? as i32;
+            let event_type = event_type.ok_or_else(|| bad(known.name))? as u64;
             arms.insert(
                 known.name,
                 Arm {
@@ -106,7 +101,8 @@ impl EventEncoder {
             Err(NoEventData::NoEventType) => return proto::DecodeStatus::NoEventType,
             Err(NoEventData::NotAnObject) => return proto::DecodeStatus::NoEventData,
         };
-        let whole = nested(EVENT_DATA_FIELD, buffer, |buffer| {
+        let start = buffer.len();
+        let whole = nested(field::EVENT_DATA, buffer, |buffer| {
             put_struct(&data, limits::EVENT_DATA_DEPTH_MAX, buffer)
         });
         let too_deep = whole.is_err();
@@ -119,8 +115,8 @@ impl EventEncoder {
             });
             complete
         });
-        if buffer.len() > limits::DECODED_BYTES_MAX {
-            buffer.clear();
+        if buffer.len() - start > limits::DECODED_BYTES_MAX {
+            buffer.truncate(start);
             return proto::DecodeStatus::TooLarge;
         }
         match (too_deep, arm, complete) {
@@ -133,49 +129,136 @@ impl EventEncoder {
 }
 
 impl Encode for EventEncoder {
-    /// A response with nothing but this event in it.
+    /// A response with nothing but this event in it. Protobuf takes fields in any order, so they are written as they become
+    /// known, and into one buffer.
     fn encode(&self, StoredEvent { sequence, event }: &StoredEvent) -> Bytes {
-        let mut decoded = Vec::with_capacity(4 * event.body.len());
-        let decode_status = self.decoded(&event.keys.event_type, &event.body, &mut decoded);
-        let known = self.arms.get(event.keys.event_type.as_str());
-        let fixed = proto::Event {
-            id: event.id.to_string(),
-            cursor: Cursor {
-                log_id: self.log_id,
-                sequence: *sequence,
-            }
-            .to_string(),
-            sequence: sequence.get(),
-            r#type: known.map_or(0, |arm| arm.event_type),
-            type_name: event.keys.event_type.clone(),
-            entity_id: event.keys.entity_id.clone(),
-            callback_id: event.keys.callback_id.clone(),
-            endpoint: event.keys.endpoint.as_str().to_owned(),
-            provider_event_id: event.provider_event_id.clone(),
-            created_at: event.created_at.map(timestamp),
-            received_at: Some(timestamp(event.received_at)),
-            origin: match event.origin {
-                Origin::Webhook => proto::Origin::Webhook.into(),
-            },
-            verification: Some(proto::Verification {
-                method: proto::VerificationMethod::Signature.into(),
-                header_name: event.verification.header_name.clone(),
-                signature: HEXLOWER.encode(&event.verification.signature),
-                secret_version: event.verification.secret_version,
-            }),
-            raw_body: event.body.clone(),
-            decode_status: decode_status.into(),
-            event_data: None,
-            payload: None,
+        let mut buffer = Vec::with_capacity(ROOM_BYTES + FIXED_BYTES + 4 * event.body.len());
+        buffer.resize(ROOM_BYTES, 0);
+        let decode_status = self.decoded(&event.keys.event_type, &event.body, &mut buffer);
+        let cursor = Cursor {
+            log_id: self.log_id,
+            sequence: *sequence,
         };
-        // Protobuf takes fields in any order, so the decoded forms simply follow the fixed fields.
-        let length = fixed.encoded_len() + decoded.len();
-        let mut buffer = Vec::with_capacity(length + 8);
-        encode_key(EVENT_FIELD, WireType::LengthDelimited, &mut buffer);
-        encode_varint(length as u64, &mut buffer);
-        fixed.encode_raw(&mut buffer);
-        buffer.extend_from_slice(&decoded);
-        buffer.into()
+        let known = self.arms.get(event.keys.event_type.as_str());
+        let origin = match event.origin {
+            Origin::Webhook => proto::Origin::Webhook,
+        };
+        put_text(field::ID, &event.id.to_string(), &mut buffer);
+        put_text(field::CURSOR, &cursor.to_string(), &mut buffer);
+        put_number(field::SEQUENCE, sequence.get(), &mut buffer);
+        put_number(field::TYPE, known.map_or(0, |arm| arm.event_type), &mut buffer);
+        put_text(field::TYPE_NAME, &event.keys.event_type, &mut buffer);
+        put_text(field::ENTITY_ID, &event.keys.entity_id, &mut buffer);
+        put_text(field::CALLBACK_ID, &event.keys.callback_id, &mut buffer);
+        put_text(field::ENDPOINT, event.keys.endpoint.as_str(), &mut buffer);
+        put_text(field::PROVIDER_EVENT_ID, &event.provider_event_id, &mut buffer);
+        if let Some(created_at) = event.created_at {
+            put_time(field::CREATED_AT, created_at, &mut buffer);
+        }
+        put_time(field::RECEIVED_AT, event.received_at, &mut buffer);
+        put_number(field::ORIGIN, origin as u64, &mut buffer);
+        put_verification(&event.verification, &mut buffer);
+        put_bytes(field::RAW_BODY, &event.body, &mut buffer);
+        put_number(field::DECODE_STATUS, decode_status as u64, &mut buffer);
+        with_length_in_front(buffer)
+    }
+}
+
+/// Bytes left free in front for the key and the length of the whole.
+const ROOM_BYTES: usize = 8;
+/// About what the fields take that do not grow with the body.
+const FIXED_BYTES: usize = 512;
+
+/// The fields of `Event`.
+mod field {
+    pub(super) const ID: u32 = 1;
+    pub(super) const CURSOR: u32 = 2;
+    pub(super) const SEQUENCE: u32 = 3;
+    pub(super) const TYPE: u32 = 4;
+    pub(super) const TYPE_NAME: u32 = 5;
+    pub(super) const ENTITY_ID: u32 = 6;
+    pub(super) const CALLBACK_ID: u32 = 7;
+    pub(super) const ENDPOINT: u32 = 8;
+    pub(super) const PROVIDER_EVENT_ID: u32 = 9;
+    pub(super) const CREATED_AT: u32 = 10;
+    pub(super) const RECEIVED_AT: u32 = 11;
+    pub(super) const ORIGIN: u32 = 12;
+    pub(super) const VERIFICATION: u32 = 13;
+    pub(super) const EVENT_DATA: u32 = 14;
+    pub(super) const RAW_BODY: u32 = 15;
+    pub(super) const DECODE_STATUS: u32 = 16;
+}
+
+/// The fields of `Verification`.
+mod verification_field {
+    pub(super) const METHOD: u32 = 1;
+    pub(super) const HEADER_NAME: u32 = 2;
+    pub(super) const SIGNATURE: u32 = 3;
+    pub(super) const SECRET_VERSION: u32 = 4;
+}
+
+/// Makes what follows the room in front the field `event`.
+fn with_length_in_front(mut buffer: Vec<u8>) -> Bytes {
+    let length = buffer.len() - ROOM_BYTES;
+    let mut front = Vec::with_capacity(ROOM_BYTES);
+    encode_key(EVENT_FIELD, WireType::LengthDelimited, &mut front);
+    put_varint(length as u64, &mut front);
+    let start = ROOM_BYTES - front.len();
+    buffer
+        .iter_mut()
+        .skip(start)
+        .zip(front)
+        .for_each(|(to, from)| *to = from);
+    Bytes::from(buffer).slice(start..)
+}
+
+fn put_verification(verification: &Verification, buffer: &mut Vec<u8>) {
+    let _ = nested(field::VERIFICATION, buffer, |buffer| {
+        let method = proto::VerificationMethod::Signature;
+        put_number(verification_field::METHOD, method as u64, buffer);
+        put_text(verification_field::HEADER_NAME, &verification.header_name, buffer);
+        put_text(
+            verification_field::SIGNATURE,
+            &HEXLOWER.encode(&verification.signature),
+            buffer,
+        );
+        put_number(
+            verification_field::SECRET_VERSION,
+            verification.secret_version.into(),
+            buffer,
+        );
+        Ok::<(), Unfit>(())
+    });
+}
+
+fn put_time(field: u32, time: Timestamp, buffer: &mut Vec<u8>) {
+    encoding::message::encode(field, &timestamp(time), buffer);
+}
+
+fn put_text(field: u32, text: &str, buffer: &mut Vec<u8>) {
+    if !text.is_empty() {
+        put_bytes(field, text.as_bytes(), buffer);
+    }
+}
+
+fn put_number(field: u32, number: u64, buffer: &mut Vec<u8>) {
+    if number != 0 {
+        encode_key(field, WireType::Varint, buffer);
+        put_varint(number, buffer);
+    }
+}
+
+fn put_bytes(field: u32, bytes: &[u8], buffer: &mut Vec<u8>) {
+    encode_key(field, WireType::LengthDelimited, buffer);
+    put_varint(bytes.len() as u64, buffer);
+    buffer.extend_from_slice(bytes);
+}
+
+/// Nearly every number here is below 128.
+fn put_varint(number: u64, buffer: &mut Vec<u8>) {
+    match u8::try_from(number) {
+        Ok(byte) if byte < 0x80 => buffer.push(byte),
+        _ => encode_varint(number, buffer),
     }
 }
 
@@ -237,9 +320,7 @@ fn put_field(field: &Field, value: &RawValue, buffer: &mut Vec<u8>) -> bool {
         FieldKind::Text => {
             let text = decode::text(value).or_else(|| decode::integer(value).map(Cow::Borrowed));
             text.is_some_and(|text| {
-                encode_key(field.number, WireType::LengthDelimited, buffer);
-                encode_varint(text.len() as u64, buffer);
-                buffer.extend_from_slice(text.as_bytes());
+                put_bytes(field.number, text.as_bytes(), buffer);
                 true
             })
         }
@@ -280,6 +361,10 @@ struct Unfit;
 /// The fields of a `google.protobuf.Struct`, with `levels` of nesting at the most.
 fn put_struct(object: &Fields<'_>, levels: usize, buffer: &mut Vec<u8>) -> Result<(), Unfit> {
     object.iter().try_for_each(|(name, value)| {
+        if let Some(text) = decode::plain_text(value) {
+            put_text_entry(name, text, buffer);
+            return Ok(());
+        }
         let mut value = serde_json::Deserializer::from_str(value.get());
         put_entry(name, buffer, |buffer| {
             ValueWriter {
@@ -299,11 +384,24 @@ fn put_entry<E>(
     value: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
 ) -> Result<(), E> {
     nested(1, buffer, |buffer| {
-        encode_key(1, WireType::LengthDelimited, buffer);
-        encode_varint(name.len() as u64, buffer);
-        buffer.extend_from_slice(name.as_bytes());
+        put_bytes(1, name.as_bytes(), buffer);
         nested(2, buffer, value)
     })
+}
+
+/// One entry with a text, which is what most of them are: all its lengths are known beforehand.
+fn put_text_entry(name: &str, text: &str, buffer: &mut Vec<u8>) {
+    let field_length = |length: usize| 1 + encoded_len_varint(length as u64) + length;
+    let value_length = field_length(text.len());
+    encode_key(1, WireType::LengthDelimited, buffer);
+    put_varint(
+        (field_length(name.len()) + field_length(value_length)) as u64,
+        buffer,
+    );
+    put_bytes(1, name.as_bytes(), buffer);
+    encode_key(2, WireType::LengthDelimited, buffer);
+    put_varint(value_length as u64, buffer);
+    put_bytes(3, text.as_bytes(), buffer);
 }
 
 /// Writes the one field of a `google.protobuf.Value` while the JSON is read, so that no tree is built in between. The
@@ -355,9 +453,7 @@ impl<'de> Visitor<'de> for ValueWriter<'_> {
     }
 
     fn visit_str<E>(self, text: &str) -> Result<(), E> {
-        encode_key(3, WireType::LengthDelimited, self.buffer);
-        encode_varint(text.len() as u64, self.buffer);
-        self.buffer.extend_from_slice(text.as_bytes());
+        put_bytes(3, text.as_bytes(), self.buffer);
         Ok(())
     }
 
@@ -412,7 +508,7 @@ fn nested<E>(
         return written;
     }
     let end = buffer.len();
-    encode_varint((end - start) as u64, buffer);
+    put_varint((end - start) as u64, buffer);
     let length_bytes = buffer.len() - end;
     if let Some(written) = buffer.get_mut(start..) {
         written.rotate_right(length_bytes);
@@ -423,11 +519,12 @@ fn nested<E>(
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use prost::Message;
     use serde_json::Value;
 
     use super::*;
     use crate::{
-        event::{EventId, Keys, NewEvent, Sequence, Verification},
+        event::{EventId, Keys, NewEvent, Sequence},
         samples,
     };
 

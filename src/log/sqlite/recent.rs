@@ -46,6 +46,11 @@ impl State {
         self.events.partition_point(|event| event.sequence <= sequence)
     }
 
+    fn find(&self, id: EventId) -> Option<Arc<StoredEvent>> {
+        let &sequence = self.sequences.get(&id)?;
+        self.events.get(self.position(sequence.previous())).cloned()
+    }
+
     fn forget_through(&mut self, sequence: Sequence) {
         while let Some(event) = self.events.pop_front_if(|event| event.sequence <= sequence) {
             self.bytes -= event.event.body.len();
@@ -103,9 +108,13 @@ impl Recent {
 
     /// The event with this id.
     pub(super) fn find(&self, id: EventId) -> Option<Arc<StoredEvent>> {
+        self.state.lock().find(id)
+    }
+
+    /// The event with each of these ids.
+    pub(super) fn find_each(&self, ids: impl Iterator<Item = EventId>) -> Vec<Option<Arc<StoredEvent>>> {
         let state = self.state.lock();
-        let &sequence = state.sequences.get(&id)?;
-        state.events.get(state.position(sequence.previous())).cloned()
+        ids.map(|id| state.find(id)).collect()
     }
 
     /// Reads the part of a range that is above the floor, if the read has got there.

@@ -170,11 +170,12 @@ impl Writer {
         let mut outcomes = Vec::with_capacity(events.len());
         let mut new: Vec<Arc<StoredEvent>> = Vec::with_capacity(events.len());
         let mut in_batch: HashMap<EventId, usize> = HashMap::new();
-        for mut event in events {
-            let first = match in_batch.get(&event.id).and_then(|&at| new.get(at)) {
-                Some(first) => Some(Arc::clone(first)),
-                None => self.find(event.id)?,
-            };
+        let known = self.find(&events)?;
+        for (mut event, known) in events.into_iter().zip(known) {
+            let first = known.or_else(|| {
+                let &at = in_batch.get(&event.id)?;
+                new.get(at).cloned()
+            });
             if let Some(first) = first {
                 let same = first.event.body == event.body;
                 let outcome = if same {
@@ -211,18 +212,24 @@ impl Writer {
         Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate)
     }
 
-    /// The kept event with this id: first in memory, then by the index. In this order, because an event leaves memory only
-    /// after the index has it.
-    fn find(&self, id: EventId) -> Result<Option<Arc<StoredEvent>>, rusqlite::Error> {
-        if let Some(event) = self.shared.recent.find(id) {
-            return Ok(Some(event));
+    /// The kept event with the id of each: first in memory, then by one view of the index. In this order, because an event
+    /// leaves memory only after the index has it.
+    fn find(&self, events: &[NewEvent]) -> Result<Vec<Option<Arc<StoredEvent>>>, rusqlite::Error> {
+        let mut found = self.shared.recent.find_each(events.iter().map(|event| event.id));
+        let index = self.identity.unchecked_transaction()?;
+        for (found, event) in found.iter_mut().zip(events) {
+            if found.is_none()
+                && let Some(sequence) = super::reader::sequence_of(&index, event.id)?
+                && sequence > self.shared.trimmed()
+            {
+                *found = self.stored(sequence)?;
+            }
         }
-        let Some(sequence) = super::reader::sequence_of(&self.identity, id)? else {
-            return Ok(None);
-        };
-        if sequence <= self.shared.trimmed() {
-            return Ok(None);
-        }
+        Ok(found)
+    }
+
+    /// The event at this place, if its record is sound.
+    fn stored(&self, sequence: Sequence) -> Result<Option<Arc<StoredEvent>>, rusqlite::Error> {
         let record: Option<Vec<u8>> = self
             .connection
             .prepare_cached("SELECT record FROM events WHERE sequence = ?1")?

@@ -117,10 +117,14 @@ impl EventId {
     const BYTES: usize = 16;
     const PREFIX: &str = "evt_";
 
-    /// The identity of a delivery with this signed body to this endpoint.
-    pub fn of(endpoint: &EndpointName, envelope: &Envelope, body: &[u8]) -> Self {
+    /// The identity of what came to this endpoint with this body. A callback is never the same event as a webhook: whoever
+    /// asked for both hears of an outcome twice.
+    fn of(endpoint: &EndpointName, verification: &Verification, envelope: &Envelope, body: &[u8]) -> Self {
         let mut digest = Sha256::new();
         digest.update(endpoint.as_str());
+        if *verification == Verification::CallbackToken {
+            digest.update(b"\0callback");
+        }
         if envelope.provider_event_id.is_empty() {
             digest.update(b"\0body\0");
             digest.update(body);
@@ -163,22 +167,22 @@ impl fmt::Display for EventId {
     }
 }
 
-/// How an event came here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// A signed delivery to a registered endpoint.
-    Webhook,
-}
-
-/// Why an event is believed to be HeyGen's.
+/// How an event came here, and so why it is believed to be HeyGen's.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verification {
-    /// The header that carried the signature, in lower case.
-    pub header_name: String,
-    /// The HMAC-SHA256 of the body.
-    pub signature: [u8; 32],
-    /// Which of the endpoint's secrets verified it, counted from 1.
-    pub secret_version: u32,
+pub enum Verification {
+    /// A delivery to a registered endpoint, signed.
+    Signature {
+        /// The header that carried the signature, in lower case.
+        header_name: String,
+        /// The HMAC-SHA256 of the body.
+        signature: [u8; 32],
+        /// Which of the endpoint's secrets verified it, counted from 1.
+        secret_version: u32,
+    },
+    /// A callback of one request: unsigned, to a URL that holds a token nobody else knows.
+    CallbackToken,
+    /// Read from the event history in HeyGen's API.
+    History,
 }
 
 /// What the filters look at.
@@ -207,11 +211,9 @@ pub struct NewEvent {
     pub created_at: Option<Timestamp>,
     /// When it arrived here.
     pub received_at: Timestamp,
-    /// How it came here.
-    pub origin: Origin,
-    /// Why it is believed.
+    /// How it came here and why it is believed.
     pub verification: Verification,
-    /// The exact bytes that were signed.
+    /// The exact bytes that came.
     pub body: Bytes,
 }
 
@@ -219,8 +221,17 @@ impl NewEvent {
     /// The event that a verified delivery to `endpoint` makes.
     pub fn from_delivery(endpoint: EndpointName, delivery: Verified, received_at: Timestamp) -> Self {
         let (body, verification) = delivery.into_parts();
+        Self::new(endpoint, verification, body, received_at)
+    }
+
+    pub(crate) fn new(
+        endpoint: EndpointName,
+        verification: Verification,
+        body: Bytes,
+        received_at: Timestamp,
+    ) -> Self {
         let envelope = Envelope::of(&body);
-        let id = EventId::of(&endpoint, &envelope, &body);
+        let id = EventId::of(&endpoint, &verification, &envelope, &body);
         let Envelope {
             event_type,
             entity_id,
@@ -239,7 +250,6 @@ impl NewEvent {
             provider_event_id,
             created_at,
             received_at,
-            origin: Origin::Webhook,
             verification,
             body,
         }

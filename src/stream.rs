@@ -261,8 +261,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        decode::Envelope,
-        event::{EventId, Keys, LogId, NewEvent, Origin, StoredEvent, Verification},
+        event::{LogId, NewEvent, StoredEvent, Verification},
         hub::Encode,
         log::{EventLog, Retention, memory::MemoryLog},
         tasks::Tasks,
@@ -313,27 +312,9 @@ mod tests {
                 r#"{{"event_type":"avatar_video.{outcome}","event_data":{{"video_id":"{}"}}}}"#,
                 self.appended
             );
-            let envelope = Envelope::of(body.as_bytes());
-            let endpoint: crate::event::EndpointName = "dev".parse().unwrap();
-            let event = NewEvent {
-                id: EventId::of(&endpoint, &envelope, body.as_bytes()),
-                keys: Keys {
-                    event_type: envelope.event_type,
-                    entity_id: envelope.entity_id,
-                    callback_id: String::new(),
-                    endpoint,
-                },
-                provider_event_id: String::new(),
-                created_at: None,
-                received_at: jiff::Timestamp::UNIX_EPOCH,
-                origin: Origin::Webhook,
-                verification: Verification {
-                    header_name: String::new(),
-                    signature: [0; 32],
-                    secret_version: 1,
-                },
-                body: body.into(),
-            };
+            let verification = Verification::CallbackToken;
+            let now = jiff::Timestamp::UNIX_EPOCH;
+            let event = NewEvent::new("dev".parse().unwrap(), verification, body.into(), now);
             self.log.append(event).await.unwrap();
         }
 

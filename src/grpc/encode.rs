@@ -18,7 +18,7 @@ use super::proto;
 use crate::{
     cursor::Cursor,
     decode::{self, Fields, NoEventData},
-    event::{LogId, Origin, StoredEvent, Verification},
+    event::{Keys, LogId, StoredEvent, Verification},
     event_type::EVENT_TYPES,
     hub::Encode,
     limits,
@@ -140,9 +140,6 @@ impl Encode for EventEncoder {
             sequence: *sequence,
         };
         let known = self.arms.get(event.keys.event_type.as_str());
-        let origin = match event.origin {
-            Origin::Webhook => proto::Origin::Webhook,
-        };
         put_text(field::ID, &event.id.to_string(), &mut buffer);
         put_text(field::CURSOR, &cursor.to_string(), &mut buffer);
         put_number(field::SEQUENCE, sequence.get(), &mut buffer);
@@ -156,9 +153,9 @@ impl Encode for EventEncoder {
             put_time(field::CREATED_AT, created_at, &mut buffer);
         }
         put_time(field::RECEIVED_AT, event.received_at, &mut buffer);
-        put_number(field::ORIGIN, origin as u64, &mut buffer);
         put_verification(&event.verification, &mut buffer);
         put_bytes(field::RAW_BODY, &event.body, &mut buffer);
+        put_correlation(&event.keys, &mut buffer);
         put_number(field::DECODE_STATUS, decode_status as u64, &mut buffer);
         with_length_in_front(buffer)
     }
@@ -187,6 +184,7 @@ mod field {
     pub(super) const EVENT_DATA: u32 = 14;
     pub(super) const RAW_BODY: u32 = 15;
     pub(super) const DECODE_STATUS: u32 = 16;
+    pub(super) const CORRELATION_ID: u32 = 17;
 }
 
 /// The fields of `Verification`.
@@ -212,23 +210,44 @@ fn with_length_in_front(mut buffer: Vec<u8>) -> Bytes {
     Bytes::from(buffer).slice(start..)
 }
 
+/// `origin` and `verification`: two views of one fact.
 fn put_verification(verification: &Verification, buffer: &mut Vec<u8>) {
+    use proto::{Origin, VerificationMethod as Method};
+    let (origin, method) = match verification {
+        Verification::Signature { .. } => (Origin::Webhook, Method::Signature),
+        Verification::CallbackToken => (Origin::Callback, Method::CallbackToken),
+        Verification::History => (Origin::History, Method::History),
+    };
+    put_number(field::ORIGIN, origin as u64, buffer);
     let _ = nested(field::VERIFICATION, buffer, |buffer| {
-        let method = proto::VerificationMethod::Signature;
         put_number(verification_field::METHOD, method as u64, buffer);
-        put_text(verification_field::HEADER_NAME, &verification.header_name, buffer);
-        put_text(
-            verification_field::SIGNATURE,
-            &HEXLOWER.encode(&verification.signature),
-            buffer,
-        );
-        put_number(
-            verification_field::SECRET_VERSION,
-            verification.secret_version.into(),
-            buffer,
-        );
+        if let Verification::Signature {
+            header_name,
+            signature,
+            secret_version,
+        } = verification
+        {
+            put_text(verification_field::HEADER_NAME, header_name, buffer);
+            put_text(verification_field::SIGNATURE, &HEXLOWER.encode(signature), buffer);
+            put_number(
+                verification_field::SECRET_VERSION,
+                (*secret_version).into(),
+                buffer,
+            );
+        }
         Ok::<(), Unfit>(())
     });
+}
+
+/// `correlation_id`: what tells of one outcome has the same type and the same resource.
+fn put_correlation(keys: &Keys, buffer: &mut Vec<u8>) {
+    if !keys.entity_id.is_empty() {
+        encode_key(field::CORRELATION_ID, WireType::LengthDelimited, buffer);
+        put_varint((keys.event_type.len() + 1 + keys.entity_id.len()) as u64, buffer);
+        buffer.extend_from_slice(keys.event_type.as_bytes());
+        buffer.push(b'/');
+        buffer.extend_from_slice(keys.entity_id.as_bytes());
+    }
 }
 
 fn put_time(field: u32, time: Timestamp, buffer: &mut Vec<u8>) {
@@ -524,31 +543,18 @@ mod tests {
 
     use super::*;
     use crate::{
-        event::{EventId, Keys, NewEvent, Sequence},
+        event::{NewEvent, Sequence},
         samples,
     };
 
     fn encode(body: &str) -> proto::Event {
-        let envelope = decode::Envelope::of(body.as_bytes());
-        let event = NewEvent {
-            id: EventId::from_bytes(&[1; 16]).unwrap(),
-            keys: Keys {
-                event_type: envelope.event_type,
-                entity_id: envelope.entity_id,
-                callback_id: envelope.callback_id,
-                endpoint: "dev".parse().unwrap(),
-            },
-            provider_event_id: envelope.provider_event_id,
-            created_at: envelope.created_at,
-            received_at: Timestamp::UNIX_EPOCH,
-            origin: Origin::Webhook,
-            verification: Verification {
-                header_name: "signature".into(),
-                signature: [2; 32],
-                secret_version: 1,
-            },
-            body: body.to_owned().into(),
+        let verification = Verification::Signature {
+            header_name: "signature".into(),
+            signature: [2; 32],
+            secret_version: 1,
         };
+        let body = Bytes::from(body.to_owned());
+        let event = NewEvent::new("dev".parse().unwrap(), verification, body, Timestamp::UNIX_EPOCH);
         let encoder = EventEncoder::new(LogId::new(1)).unwrap();
         let bytes = encoder.encode(&StoredEvent {
             sequence: Sequence::new(5),

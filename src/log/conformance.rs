@@ -13,8 +13,7 @@ use super::{
     metrics::LogMetrics, sqlite::SqliteLog,
 };
 use crate::{
-    decode::Envelope,
-    event::{EventId, Keys, LogId, NewEvent, Origin, Sequence, StoredEvent, Verification},
+    event::{LogId, NewEvent, Sequence, StoredEvent, Verification},
     filter::Filter,
 };
 
@@ -68,28 +67,13 @@ fn at(second: i64) -> Timestamp {
 }
 
 fn event(endpoint: &str, body: &str, received_at: i64) -> NewEvent {
-    let endpoint = endpoint.parse().unwrap();
-    let envelope = Envelope::of(body.as_bytes());
-    let id = EventId::of(&endpoint, &envelope, body.as_bytes());
-    NewEvent {
-        id,
-        keys: Keys {
-            event_type: envelope.event_type,
-            entity_id: envelope.entity_id,
-            callback_id: envelope.callback_id,
-            endpoint,
-        },
-        provider_event_id: envelope.provider_event_id,
-        created_at: envelope.created_at,
-        received_at: at(received_at),
-        origin: Origin::Webhook,
-        verification: Verification {
-            header_name: "signature".into(),
-            signature: [1; 32],
-            secret_version: 1,
-        },
-        body: Bytes::from(body.to_owned()),
-    }
+    let verification = Verification::Signature {
+        header_name: "signature".into(),
+        signature: [1; 32],
+        secret_version: 1,
+    };
+    let body = Bytes::from(body.to_owned());
+    NewEvent::new(endpoint.parse().unwrap(), verification, body, at(received_at))
 }
 
 /// The `number`th of a family of different events, one a second.

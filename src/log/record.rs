@@ -7,7 +7,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use prost::Message;
 
-use crate::event::{EventId, Keys, NewEvent, Origin, Sequence, StoredEvent, Verification};
+use crate::event::{EventId, Keys, NewEvent, Sequence, StoredEvent, Verification};
 
 const VERSION: u8 = 1;
 const HEADER_BYTES: usize = 5;
@@ -43,6 +43,8 @@ struct Record {
 }
 
 const ORIGIN_WEBHOOK: u32 = 1;
+const ORIGIN_CALLBACK: u32 = 2;
+const ORIGIN_HISTORY: u32 = 3;
 
 /// A record that is not what was written.
 #[derive(Debug, PartialEq, Eq)]
@@ -50,7 +52,7 @@ pub struct Damaged;
 
 /// The record of an event.
 pub fn encode(event: &NewEvent) -> Vec<u8> {
-    let record = Record {
+    let mut record = Record {
         id: event.id.as_bytes().to_vec(),
         event_type: event.keys.event_type.clone(),
         entity_id: event.keys.entity_id.clone(),
@@ -59,14 +61,23 @@ pub fn encode(event: &NewEvent) -> Vec<u8> {
         provider_event_id: event.provider_event_id.clone(),
         created_at_us: event.created_at.map(Timestamp::as_microsecond),
         received_at_us: event.received_at.as_microsecond(),
-        origin: match event.origin {
-            Origin::Webhook => ORIGIN_WEBHOOK,
-        },
-        header_name: event.verification.header_name.clone(),
-        signature: event.verification.signature.to_vec(),
-        secret_version: event.verification.secret_version,
         body: event.body.clone(),
+        ..Record::default()
     };
+    match &event.verification {
+        Verification::Signature {
+            header_name,
+            signature,
+            secret_version,
+        } => {
+            record.origin = ORIGIN_WEBHOOK;
+            record.header_name.clone_from(header_name);
+            record.signature = signature.to_vec();
+            record.secret_version = *secret_version;
+        }
+        Verification::CallbackToken => record.origin = ORIGIN_CALLBACK,
+        Verification::History => record.origin = ORIGIN_HISTORY,
+    }
     let content = record.encode_to_vec();
     let mut bytes = Vec::with_capacity(HEADER_BYTES + content.len());
     bytes.push(VERSION);
@@ -95,14 +106,15 @@ pub fn decode(sequence: Sequence, record: Bytes) -> Result<StoredEvent, Damaged>
         provider_event_id: record.provider_event_id,
         created_at: record.created_at_us.map(time).transpose()?,
         received_at: time(record.received_at_us)?,
-        origin: match record.origin {
-            ORIGIN_WEBHOOK => Origin::Webhook,
+        verification: match record.origin {
+            ORIGIN_WEBHOOK => Verification::Signature {
+                header_name: record.header_name,
+                signature: record.signature.try_into().map_err(|_| Damaged)?,
+                secret_version: record.secret_version,
+            },
+            ORIGIN_CALLBACK => Verification::CallbackToken,
+            ORIGIN_HISTORY => Verification::History,
             _ => return Err(Damaged),
-        },
-        verification: Verification {
-            header_name: record.header_name,
-            signature: record.signature.try_into().map_err(|_| Damaged)?,
-            secret_version: record.secret_version,
         },
         body: record.body,
     };
@@ -114,6 +126,18 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn verification(text: &str, body: &[u8]) -> Verification {
+        match body.len() % 3 {
+            0 => Verification::CallbackToken,
+            1 => Verification::History,
+            _ => Verification::Signature {
+                header_name: text.to_owned(),
+                signature: [9; 32],
+                secret_version: 3,
+            },
+        }
+    }
 
     fn event(text: String, body: Vec<u8>, created_at: Option<i64>) -> NewEvent {
         NewEvent {
@@ -127,12 +151,7 @@ mod tests {
             provider_event_id: text.clone(),
             created_at: created_at.map(|second| Timestamp::from_second(second).unwrap()),
             received_at: Timestamp::from_microsecond(1_770_000_000_123_456).unwrap(),
-            origin: Origin::Webhook,
-            verification: Verification {
-                header_name: text,
-                signature: [9; 32],
-                secret_version: 3,
-            },
+            verification: verification(&text, &body),
             body: body.into(),
         }
     }

@@ -52,8 +52,6 @@ enum Command {
 
 /// Runs a command to its end.
 pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    // Only `deliver` and the clients dial out; their TLS uses this.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.context("the system refuses to start threads")?;
     let result = runtime.block_on(async {

@@ -112,7 +112,8 @@ impl<'a> Fields<'a> {
         })
     }
 
-    fn get(&self, name: &str) -> Option<&'a RawValue> {
+    /// The value of a field.
+    pub fn get(&self, name: &str) -> Option<&'a RawValue> {
         self.0
             .iter()
             .rev()
@@ -124,7 +125,8 @@ impl<'a> Fields<'a> {
         self.get(name).and_then(Fields::of).unwrap_or_default()
     }
 
-    fn text(&self, name: &str) -> Option<Cow<'a, str>> {
+    /// The text of a field, if it is a string.
+    pub fn text(&self, name: &str) -> Option<Cow<'a, str>> {
         text(self.get(name)?)
     }
 
@@ -137,7 +139,7 @@ impl<'a> Fields<'a> {
     }
 
     /// A string, or an integer in decimal, short enough to be an identifier; else empty.
-    fn identifier(&self, name: &str) -> String {
+    pub fn identifier(&self, name: &str) -> String {
         let Some(value) = self.get(name) else {
             return String::new();
         };

@@ -21,8 +21,10 @@
 //! | [`hub`] | the newest events, encoded once, and who waits for which |
 //! | [`stream`] | one reader: catch up, go live, fall back; knows no gRPC |
 //! | [`grpc`] | the interface of `proto/`, served; the table of statuses |
+//! | [`heygen`] | HeyGen's management API, called; knows no endpoint of ours, no storage, no gRPC |
 //! | [`admin`] | liveness, readiness, metrics |
 //! | [`transport`] | sockets, connection limits, the orderly end of connections |
+//! | [`http_client`] | how a connection to somebody else is made |
 //! | [`service`] | the composition root: the one place that names concrete engines |
 //! | [`config`], [`limits`], [`data_dir`] | settings, bounds, the data directory |
 //! | [`clock`], [`tasks`] | the homes of the wall clock and of `spawn` |
@@ -59,6 +61,8 @@ pub mod event;
 pub mod event_type;
 pub mod filter;
 pub mod grpc;
+pub mod heygen;
+pub mod http_client;
 pub mod hub;
 pub mod ingress;
 pub mod limits;

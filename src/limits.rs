@@ -123,6 +123,27 @@ pub const PAGE_MAX: usize = 1000;
 /// Bytes of encoded events on a page; one larger event stands alone.
 pub const PAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
 
+/// Longest a connection to HeyGen's API may take to come about.
+pub const HEYGEN_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest HeyGen's API may take to answer one request.
+pub const HEYGEN_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest one call of HeyGen's API may take, repetitions and pages included.
+pub const HEYGEN_CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Shortest pause before a request to HeyGen's API is repeated; it doubles each time.
+pub const HEYGEN_RETRY_DELAY_MIN: Duration = Duration::from_millis(250);
+/// Longest such pause, jitter and HeyGen's own wishes aside.
+pub const HEYGEN_RETRY_DELAY_MAX: Duration = Duration::from_secs(4);
+/// Largest answer of HeyGen's API: a page of a hundred events is a fraction of it.
+pub const HEYGEN_ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// What is read of an answer that is no success (bytes).
+pub const HEYGEN_REFUSAL_BYTES_MAX: usize = 64 * 1024;
+/// What is shown of a message of HeyGen's (characters).
+pub const HEYGEN_MESSAGE_CHARACTERS_MAX: usize = 200;
+/// Entries asked for on a page of HeyGen's; it gives no more.
+pub const HEYGEN_PAGE_ENTRIES: usize = 100;
+/// Pages of one list of HeyGen's: with the above, as many registrations as endpoints may exist.
+pub const HEYGEN_PAGES_MAX: usize = ENDPOINTS_MAX / HEYGEN_PAGE_ENTRIES;
+
 /// Longest a drain takes before the process ends whatever is still open.
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
 /// Of that, what is left for the log to be closed.

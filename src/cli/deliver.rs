@@ -14,7 +14,7 @@ use data_encoding::HEXLOWER;
 use serde_json::Value;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::{samples, secret::Secret, signature};
+use crate::{http_client, samples, secret::Secret, signature};
 
 /// Plays HeyGen: sends signed deliveries of one event type. Each is a new event, unless --event-id says otherwise.
 #[derive(Args, Debug)]
@@ -98,9 +98,7 @@ impl Sender {
     /// A sender to this URL.
     pub fn new(url: String, secret: Secret) -> anyhow::Result<Self> {
         // HeyGen's own limit.
-        let client = reqwest::Client::builder()
-            .timeout(Duration::from_secs(10))
-            .build()?;
+        let client = http_client::builder().timeout(Duration::from_secs(10)).build()?;
         Ok(Self { client, url, secret })
     }
 

@@ -29,6 +29,7 @@
 //! | [`config`], [`limits`], [`data_dir`] | settings, bounds, the data directory |
 //! | [`clock`], [`tasks`] | the homes of the wall clock and of `spawn` |
 //! | [`cli`], [`samples`] | the commands |
+//! | [`stand_in`] | HeyGen's webhook side, played for the tests and for a machine without HeyGen |
 //!
 //! # Invariants
 //!
@@ -71,6 +72,7 @@ pub mod samples;
 pub mod secret;
 pub mod service;
 pub mod signature;
+pub mod stand_in;
 pub mod stream;
 pub mod tasks;
 pub mod transport;

@@ -148,3 +148,20 @@ pub const HEYGEN_PAGES_MAX: usize = ENDPOINTS_MAX / HEYGEN_PAGE_ENTRIES;
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
 /// Of that, what is left for the log to be closed.
 pub const LOG_CLOSE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Largest body of a call to the stand-in's API; more is answered with 413.
+pub const STAND_IN_CALL_BYTES_MAX: usize = 64 * 1024;
+/// Calls to its API that the stand-in remembers; the oldest are forgotten.
+pub const STAND_IN_CALLS_KEPT_MAX: usize = 4 * 1024;
+/// Idempotency keys that the stand-in remembers; the oldest are forgotten.
+pub const STAND_IN_IDEMPOTENCY_KEYS_MAX: usize = 4 * 1024;
+/// Events in the stand-in's history; the oldest are forgotten.
+pub const STAND_IN_HISTORY_EVENTS_MAX: usize = 128 * 1024;
+/// Deliveries that the stand-in has under way or scheduled; more are given up at once.
+pub const STAND_IN_DELIVERIES_PENDING_MAX: usize = 64 * 1024;
+/// Deliveries that the stand-in has on the wire at once.
+pub const STAND_IN_DELIVERIES_IN_FLIGHT_MAX: usize = 64;
+/// Bytes of an answer to a delivery that the stand-in reads, so that the connection can be used again.
+pub const STAND_IN_ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// Longest pause of the stand-in between two attempts of a delivery.
+pub const STAND_IN_RETRY_DELAY_MAX: Duration = Duration::from_secs(3600);

@@ -93,6 +93,19 @@ fn generated_types_stop_at_the_grpc_edge_and_at_the_commands() {
 }
 
 #[test]
+fn the_stand_in_for_heygen_knows_nothing_of_the_service() {
+    let places = |path: &str| path.starts_with("src/stand_in") && !path.starts_with("src/stand_in/tests");
+    let words = [
+        "ingress", "grpc", "log::", "hub::", "stream::", "decode::", "cursor::", "filter::",
+    ];
+    assert_eq!(mentions(places, &words), [""; 0]);
+    assert_eq!(
+        mentions(places, &["endpoints::", "event::", "Service::"]),
+        [""; 0]
+    );
+}
+
+#[test]
 fn only_the_composition_root_names_an_engine() {
     let engines = |path: &str| {
         path.starts_with("src/log/") || path == "src/endpoints/sqlite.rs" || path == "src/service.rs"

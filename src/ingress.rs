@@ -157,7 +157,7 @@ impl Ingress {
     fn stored(&self, appended: Appended) -> Answer {
         match appended.outcome {
             Outcome::New => Answer::Stored,
-            Outcome::Duplicate => Answer::Duplicate,
+            Outcome::Duplicate | Outcome::DuplicateOfOtherOrigin => Answer::Duplicate,
             Outcome::DuplicateWithOtherBody => {
                 self.metrics.differing_duplicates.inc();
                 Answer::Duplicate

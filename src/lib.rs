@@ -40,7 +40,8 @@
 //!   reconnects happen.
 //! * **I5** A slow reader costs bounded memory and slows nobody else.
 //! * **I6** A duplicate delivery is one event for as long as the event is kept. Identity, per endpoint, is signed content
-//!   only: the `event_id` inside the body when there is one, else the digest of the raw body.
+//!   only: the `event_id` inside the body when there is one, else the digest of the raw body. A push without one and its
+//!   entry in the event history are one event too, as far as [`log::EventLog`] can tell.
 //! * **I7** Secrets and bodies never reach a log line, an error, a metric or `config print`.
 //! * **I8** After a drain nothing runs on, and the process ends within its deadline whatever clients do.
 //!

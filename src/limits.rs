@@ -85,6 +85,14 @@ pub const TRIM_EVENTS_MAX: usize = 256;
 /// How often retention looks for something to remove.
 pub const RETENTION_INTERVAL: Duration = Duration::from_secs(60);
 
+/// How much later than its entry in the event history says a pushed event may arrive, and still be taken for the same.
+/// HeyGen retries for 24 h.
+pub const TWIN_WINDOW: Duration = Duration::from_secs(25 * 3600);
+/// How much earlier: HeyGen's clock may be ahead of ours.
+pub const TWIN_CLOCK_SKEW: Duration = Duration::from_secs(2 * 60);
+/// Stored events looked at for the push of one entry of the history. There is one, but for ids that say nothing.
+pub const TWIN_CANDIDATES_MAX: usize = 4096;
+
 /// Events kept in memory for live streams.
 pub const RING_EVENTS_MAX: usize = 16 * 1024;
 /// Bytes of the events kept in memory for live streams.

@@ -5,11 +5,12 @@ pub mod memory;
 pub mod metrics;
 mod record;
 pub mod sqlite;
+mod twin;
 
 #[cfg(test)]
 mod conformance;
 
-use std::{sync::Arc, time::Duration};
+use std::{mem::discriminant, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -26,6 +27,30 @@ use crate::{
 /// more wait, the larger the batch; one alone waits for nobody. An event whose id is in the log is a duplicate and is
 /// answered with the sequence of the first (I6), under concurrency and across restarts, for as long as the first is kept.
 /// An append that fails may still have happened; its retry is then a duplicate.
+///
+/// **Twins.** HeyGen tells of an event in two ways: it pushes it, and lists it in the event history. An entry of the history
+/// has an event id; a push may have none, and then their ids differ although they are one event (I6). So the log pairs
+/// them, at most one entry with one push, whichever comes first. A *push* is here an event that was signed and has no event
+/// id. Others that were pushed, and callbacks, have no twins.
+///
+/// * Both have the same *subject*: the same endpoint and event type, and the same entity id; if that is empty in both, the
+///   same callback id; if that is empty in both too, the same `event_data` (an object) as a JSON value.
+/// * The push was received in the time from [`TWIN_CLOCK_SKEW`] before to [`TWIN_WINDOW`] after the entry was created.
+///   `received_at` counts here as the log stores it. An entry that does not say when it was created has no twin.
+/// * Of several pushes, an entry is paired with the one received first; of several entries, a push with the one created
+///   first.
+///
+/// The one that comes second is a duplicate of the first, and its id becomes an *alias* of the first: an id like the event's
+/// own to `append` and `find`, as durable as the event, and removed with it.
+///
+/// The rule errs where HeyGen says too little. An event is stored twice if the push and the entry show different ids, if only
+/// one of them shows any, or if the push came outside the window. Two events of one subject within the window may be paired
+/// crosswise, and if one of them was never pushed and the other is not in the history, they are taken for one. Of more than
+/// [`TWIN_CANDIDATES_MAX`] events that could be the twin, an engine may look at the earliest only.
+///
+/// [`TWIN_CLOCK_SKEW`]: crate::limits::TWIN_CLOCK_SKEW
+/// [`TWIN_WINDOW`]: crate::limits::TWIN_WINDOW
+/// [`TWIN_CANDIDATES_MAX`]: crate::limits::TWIN_CANDIDATES_MAX
 ///
 /// **Order.** Sequences rise strictly, never repeat and never regress, across restarts and when everything was trimmed
 /// (I3). Gaps are allowed. `received_at` never goes backwards from one sequence to the next: the log raises it where the
@@ -68,7 +93,7 @@ pub trait EventLog: Send + Sync + 'static {
         limit: Limit,
     ) -> Result<Chunk, ReadError>;
 
-    /// The event with this id, if it is kept.
+    /// The event with this id or alias, if it is kept.
     async fn find(&self, id: EventId) -> Result<Option<Arc<StoredEvent>>, ReadError>;
 
     /// The position just before the first kept event received at or after `time`.
@@ -152,6 +177,24 @@ pub struct Appended {
     pub outcome: Outcome,
 }
 
+impl Appended {
+    /// What becomes of an event that is there already.
+    fn duplicate(first: &StoredEvent, event: &NewEvent) -> Self {
+        let (of_first, of_event) = (&first.event.verification, &event.verification);
+        let outcome = if discriminant(of_first) != discriminant(of_event) {
+            Outcome::DuplicateOfOtherOrigin
+        } else if first.event.body != event.body {
+            Outcome::DuplicateWithOtherBody
+        } else {
+            Outcome::Duplicate
+        };
+        Self {
+            sequence: first.sequence,
+            outcome,
+        }
+    }
+}
+
 /// Whether an append stored something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -161,6 +204,9 @@ pub enum Outcome {
     Duplicate,
     /// The same event was there with another body: HeyGen signs media URLs anew between retries. The first is kept.
     DuplicateWithOtherBody,
+    /// The same event was there, but had come the other way: one was pushed, one is in the event history. Their bodies differ
+    /// by nature; the first is kept.
+    DuplicateOfOtherOrigin,
 }
 
 /// What to keep.

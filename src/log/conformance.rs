@@ -1,7 +1,23 @@
 //! What every event log must do, run over every engine. Owns the claims of the contract in [`super::EventLog`]; knows no
 //! engine beyond how to open it.
 
-use std::{sync::Arc, time::Duration};
+/// Makes tests of claims, which take an engine, and of properties, which make as many as they like.
+macro_rules! conformance {
+    ($($claim:ident)*; $($property:ident)*) => {
+        mod memory {
+            $(#[tokio::test] async fn $claim() { super::$claim(super::Engine::memory()).await; })*
+            $(#[test] fn $property() { super::$property(super::Engine::memory); })*
+        }
+        mod sqlite {
+            $(#[tokio::test] async fn $claim() { super::$claim(super::Engine::sqlite()).await; })*
+            $(#[test] fn $property() { super::$property(super::Engine::sqlite); })*
+        }
+    };
+}
+
+mod twins;
+
+use std::{fs, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -56,6 +72,16 @@ impl Engine {
     async fn reopen(&self, log: Arc<dyn EventLog>) -> Arc<dyn EventLog> {
         if let Self::Sqlite(_) = self {
             log.close().await;
+        }
+        drop(log);
+        self.open()
+    }
+
+    /// Opens it again after all that can be derived was lost.
+    async fn reopen_without_index(&self, log: Arc<dyn EventLog>) -> Arc<dyn EventLog> {
+        if let Self::Sqlite(directory) = self {
+            log.close().await;
+            fs::remove_file(directory.path().join("index.db")).unwrap();
         }
         drop(log);
         self.open()
@@ -520,27 +546,6 @@ fn any_read_is_what_going_through_by_hand_gives(make: fn() -> Engine) {
     runtime.block_on(log.close());
 }
 
-macro_rules! conformance {
-    ($($claim:ident)*) => {
-        mod memory {
-            $(#[tokio::test] async fn $claim() { super::$claim(super::Engine::memory()).await; })*
-
-            #[test]
-            fn any_read_is_what_going_through_by_hand_gives() {
-                super::any_read_is_what_going_through_by_hand_gives(super::Engine::memory);
-            }
-        }
-        mod sqlite {
-            $(#[tokio::test] async fn $claim() { super::$claim(super::Engine::sqlite()).await; })*
-
-            #[test]
-            fn any_read_is_what_going_through_by_hand_gives() {
-                super::any_read_is_what_going_through_by_hand_gives(super::Engine::sqlite);
-            }
-        }
-    };
-}
-
 conformance! {
     an_empty_log_has_nothing_and_says_so
     what_was_appended_is_read_in_order_before_and_after_a_restart
@@ -558,4 +563,6 @@ conformance! {
     retention_by_size_removes_the_oldest_until_the_rest_fits
     after_closing_nothing_is_taken
     event_types_are_known_across_restarts
+    ;
+    any_read_is_what_going_through_by_hand_gives
 }

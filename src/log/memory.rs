@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use super::{
     AppendError, Appended, Bounds, Chunk, Direction, EventLog, Limit, Outcome, Range, ReadError, Retention,
     Trimmed,
+    twin::{self, Search},
 };
 use crate::{
     event::{EventId, LogId, NewEvent, Sequence, StoredEvent},
@@ -31,7 +32,10 @@ pub struct MemoryLog {
 #[derive(Debug, Default)]
 struct State {
     events: Vec<Arc<StoredEvent>>,
+    /// By their own ids and by their aliases.
     ids: HashMap<EventId, Sequence>,
+    /// The alias of each event that has one.
+    aliases: HashMap<Sequence, EventId>,
     trimmed: Sequence,
 }
 
@@ -53,6 +57,21 @@ impl State {
             .binary_search_by_key(&sequence, |event| event.sequence)
             .ok()?;
         self.events.get(at)
+    }
+
+    /// The event that has the id of this one, as its own or as its alias.
+    fn find(&self, id: EventId) -> Option<&Arc<StoredEvent>> {
+        self.event(*self.ids.get(&id)?)
+    }
+
+    /// The event that is the same as this one without having its id.
+    fn twin(&self, event: &NewEvent) -> Option<Arc<StoredEvent>> {
+        let search = Search::of(event)?;
+        self.events
+            .iter()
+            .filter(|stored| !self.aliases.contains_key(&stored.sequence) && search.matches(&stored.event))
+            .min_by(|one, other| twin::precedence(one, other))
+            .cloned()
     }
 }
 
@@ -93,26 +112,18 @@ impl EventLog for MemoryLog {
     async fn append(&self, mut event: NewEvent) -> Result<Appended, AppendError> {
         self.writable.borrow().clone()?;
         let mut state = self.state.write();
-        if let Some(first) = state
-            .ids
-            .get(&event.id)
-            .and_then(|&sequence| state.event(sequence))
-        {
-            let same = first.event.body == event.body;
-            let outcome = if same {
-                Outcome::Duplicate
-            } else {
-                Outcome::DuplicateWithOtherBody
-            };
-            return Ok(Appended {
-                sequence: first.sequence,
-                outcome,
-            });
-        }
-        let sequence = state.tail().next();
         if let Some(last) = state.events.last() {
             event.received_at = event.received_at.max(last.event.received_at);
         }
+        if let Some(first) = state.find(event.id) {
+            return Ok(Appended::duplicate(first, &event));
+        }
+        if let Some(first) = state.twin(&event) {
+            state.ids.insert(event.id, first.sequence);
+            state.aliases.insert(first.sequence, event.id);
+            return Ok(Appended::duplicate(&first, &event));
+        }
+        let sequence = state.tail().next();
         state.ids.insert(event.id, sequence);
         state.events.push(Arc::new(StoredEvent { sequence, event }));
         drop(state);
@@ -168,12 +179,7 @@ impl EventLog for MemoryLog {
     }
 
     async fn find(&self, id: EventId) -> Result<Option<Arc<StoredEvent>>, ReadError> {
-        let state = self.state.read();
-        Ok(state
-            .ids
-            .get(&id)
-            .and_then(|&sequence| state.event(sequence))
-            .cloned())
+        Ok(self.state.read().find(id).cloned())
     }
 
     async fn before_time(&self, time: Timestamp) -> Result<Sequence, ReadError> {
@@ -207,6 +213,9 @@ impl EventLog for MemoryLog {
             state.trimmed = oldest.sequence;
             state.events.remove(0);
             state.ids.remove(&oldest.event.id);
+            if let Some(alias) = state.aliases.remove(&oldest.sequence) {
+                state.ids.remove(&alias);
+            }
             events += 1;
         }
         Ok(Trimmed { events })

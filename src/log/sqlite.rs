@@ -1,15 +1,18 @@
 //! The embedded log on SQLite. Owns opening, reading and closing it; leaves writing to one thread and the index to another.
 //!
-//! Two files. `log.db` is the truth: one append-only table, synced on every commit. `index.db` is derived and disposable:
+//! Two files. `log.db` is the truth: one append-only table and, beside it, the aliases of events that came twice under
+//! different ids (`twins`), synced on every commit. `index.db` is derived and disposable:
 //! identity and filter columns, written behind the log in bulk by a thread of its own, and rebuilt from the log when it is
 //! missing, foreign or behind. Events that the index does not have yet are in memory (`recent`), so that a read looks
 //! there for what is newer than the index and on disk for the rest.
 
+mod batch;
 mod checkpoint;
 mod database;
 mod index;
 mod reader;
 mod recent;
+mod twins;
 mod writer;
 
 use std::{
@@ -28,7 +31,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use self::database::OpenError;
-use self::{database::LogDatabase, reader::Readers, recent::Recent, writer::Command};
+use self::{database::LogDatabase, reader::Readers, recent::Recent, twins::Twins, writer::Command};
 use super::{
     AppendError, Appended, Bounds, Chunk, Direction, EventLog, Limit, Range, ReadError, Retention, Trimmed,
     metrics::LogMetrics,
@@ -101,6 +104,7 @@ impl SqliteLog {
         });
         let readers = Readers::open(&log.path, &index_path)?;
         let identity = database::open_for_reading(&index_path)?;
+        let twins = Twins::open(&log.connection)?;
         let (commands, inbox) = mpsc::channel(limits::APPEND_QUEUE_MAX);
         let checkpoint = checkpoint::Checkpoint::new(&mut log)?;
         let threads = vec![
@@ -115,7 +119,7 @@ impl SqliteLog {
             }),
             tasks::thread("log-writer", {
                 let shared = Arc::clone(&shared);
-                move || writer::Writer::new(log, identity, shared, checkpoint).run(inbox)
+                move || writer::Writer::new(log, identity, twins, shared, checkpoint).run(inbox)
             }),
         ];
         Ok(Self {
@@ -196,7 +200,8 @@ impl EventLog for SqliteLog {
         if let Some(event) = self.shared.recent.find(id) {
             return Ok(Some(event));
         }
-        let found = self.readers.with(move |reader| reader.find(id)).await?;
+        let trimmed = self.shared.trimmed();
+        let found = self.readers.with(move |reader| reader.find(id, trimmed)).await?;
         Ok(found.filter(|event| event.sequence > self.shared.trimmed()))
     }
 

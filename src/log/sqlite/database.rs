@@ -11,14 +11,14 @@ use std::{
 use bytes::Bytes;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, config::DbConfig, params};
 
-use super::super::record;
+use super::{super::record, twins};
 use crate::{
     event::{LogId, Sequence, StoredEvent},
     limits,
 };
 
 /// The layout of `log.db` that this version reads and writes.
-const FORMAT: i64 = 1;
+const FORMAT: i64 = 2;
 
 /// Why a log cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -168,6 +168,7 @@ fn create(connection: &Connection, log_id: LogId) -> Result<(), rusqlite::Error>
          CREATE TABLE log (log_id INTEGER NOT NULL, trimmed INTEGER NOT NULL);
          CREATE TABLE events (sequence INTEGER PRIMARY KEY, record BLOB NOT NULL);",
     )?;
+    connection.execute_batch(twins::SCHEMA)?;
     connection.execute(
         "INSERT INTO log VALUES (?1, 0)",
         params![log_id.get().cast_signed()],

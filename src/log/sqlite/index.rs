@@ -4,22 +4,26 @@
 //! It is written with `synchronous=NORMAL`: after a power cut it may be behind, never inconsistent, and the next start
 //! reads the rest from the log.
 
-use std::{collections::BTreeSet, fs, path::Path, sync::Arc, thread, time::Duration};
+use std::{collections::BTreeSet, fs, ops::RangeInclusive, path::Path, sync::Arc, thread, time::Duration};
 
 use bytes::Bytes;
-use rusqlite::{Connection, OptionalExtension, params};
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension, ToSql, params};
 
 use super::{
     Shared,
     database::{self, LogDatabase, OpenError, from_sql, to_sql},
 };
 use crate::{
-    event::{LogId, Sequence, StoredEvent},
+    event::{LogId, NewEvent, Sequence, StoredEvent},
     limits,
-    log::record,
+    log::{
+        record,
+        twin::{self, Named, Search, Subject},
+    },
 };
 
-const FORMAT: i64 = 1;
+const FORMAT: i64 = 2;
 /// Write-ahead log of the index at which it is folded in (pages of 4 KiB). Its sync disturbs the log's: rare.
 const WAL_PAGES_MAX: i64 = 16 * 1024;
 
@@ -134,12 +138,15 @@ impl Index {
                event_type TEXT NOT NULL,
                entity_id TEXT NOT NULL,
                callback_id TEXT NOT NULL,
-               endpoint TEXT NOT NULL
+               endpoint TEXT NOT NULL,
+               received_at_us INTEGER NOT NULL,
+               subject BLOB
              );
              CREATE INDEX by_id ON events (id);
              CREATE INDEX by_event_type ON events (event_type);
              CREATE INDEX by_entity_id ON events (entity_id) WHERE entity_id <> '';
              CREATE INDEX by_callback_id ON events (callback_id) WHERE callback_id <> '';
+             CREATE INDEX by_subject ON events (subject) WHERE subject IS NOT NULL;
              CREATE INDEX by_endpoint ON events (endpoint);",
         )?;
         connection.execute(
@@ -179,7 +186,8 @@ impl Index {
         trimmed: Sequence,
     ) -> Result<(), rusqlite::Error> {
         let transaction = self.connection.unchecked_transaction()?;
-        let mut insert = transaction.prepare_cached("INSERT INTO events VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
+        let mut insert =
+            transaction.prepare_cached("INSERT INTO events VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?;
         for event in events.iter().filter(|event| event.sequence > trimmed) {
             let keys = &event.event.keys;
             insert.execute(params![
@@ -189,6 +197,8 @@ impl Index {
                 keys.entity_id,
                 keys.callback_id,
                 keys.endpoint.as_str(),
+                event.event.received_at.as_microsecond(),
+                subject(&event.event).as_ref().map(Subject::as_bytes),
             ])?;
         }
         drop(insert);
@@ -210,6 +220,76 @@ impl Index {
         }
         Ok(())
     }
+}
+
+/// The subject of a push that is to be found by nothing else.
+fn subject(event: &NewEvent) -> Option<Subject> {
+    (twin::is_push(event) && Named::of(&event.keys) == Named::Data)
+        .then(|| Subject::of(event))
+        .flatten()
+}
+
+/// The events received within `times` that are like an entry of the history in what the index knows; a bounded number, in
+/// order.
+pub(super) fn pushes_like(
+    index: &Connection,
+    entry: &NewEvent,
+    search: &Search,
+    times: &RangeInclusive<Timestamp>,
+    trimmed: Sequence,
+) -> Result<Vec<Sequence>, rusqlite::Error> {
+    let keys = &entry.keys;
+    let (name, value): (&str, &dyn ToSql) = match Named::of(keys) {
+        Named::Entity(_) => ("entity_id = ?1 AND entity_id <> ''", &keys.entity_id),
+        Named::Callback(_) => (
+            "callback_id = ?1 AND callback_id <> '' AND +entity_id = ''",
+            &keys.callback_id,
+        ),
+        Named::Data => ("subject = ?1", &search.subject.as_bytes()),
+    };
+    let after = before_time(index, trimmed, times.start().as_microsecond())?;
+    let through = before_time(index, after, times.end().as_microsecond().saturating_add(1))?;
+    // With `+` a column is compared and not looked up by: the name is the more selective.
+    let mut select = index.prepare_cached(&format!(
+        "SELECT sequence FROM events
+         WHERE {name} AND sequence > ?2 AND sequence <= ?3 AND +event_type = ?4 AND +endpoint = ?5
+         ORDER BY sequence LIMIT ?6"
+    ))?;
+    let parameters = params![
+        value,
+        to_sql(after),
+        to_sql(through),
+        keys.event_type,
+        keys.endpoint.as_str(),
+        limits::TWIN_CANDIDATES_MAX as i64,
+    ];
+    select
+        .query_map(parameters, |row| row.get(0).map(from_sql))?
+        .collect()
+}
+
+/// The position just before the first indexed event after `after` that was received at or after a time: a binary search.
+fn before_time(index: &Connection, after: Sequence, time_us: i64) -> Result<Sequence, rusqlite::Error> {
+    let mut select = index.prepare_cached(
+        "SELECT sequence, received_at_us FROM events WHERE sequence > ?1 ORDER BY sequence LIMIT 1",
+    )?;
+    let newest: Option<i64> = index
+        .prepare_cached("SELECT max(sequence) FROM events")?
+        .query_row([], |row| row.get(0))?;
+    let (mut before, mut end) = (after.get(), newest.map_or(Sequence::ZERO, from_sql).get());
+    while before < end {
+        let middle = before + (end - before) / 2;
+        let next: Option<(i64, i64)> = select
+            .query_row([to_sql(Sequence::new(middle))], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
+            .optional()?;
+        match next {
+            Some((sequence, received_at_us)) if received_at_us < time_us => before = from_sql(sequence).get(),
+            _ => end = middle,
+        }
+    }
+    Ok(Sequence::new(before))
 }
 
 /// Follows the log until it closes: the body of the index's thread.

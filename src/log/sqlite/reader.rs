@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 use super::{
     Shared,
     database::{from_sql, open_for_reading, size_bytes, to_sql},
+    twins,
 };
 use crate::{
     event::{EventId, Keys, Sequence, StoredEvent},
@@ -266,9 +267,14 @@ impl Reader {
         Ok(chunk)
     }
 
-    /// The event with this id, trimmed or not yet.
-    pub(super) fn find(&self, id: EventId) -> Result<Option<Arc<StoredEvent>>, ReadError> {
-        let Some(sequence) = sequence_of(&self.index, id)? else {
+    /// The event after `trimmed` with this id, as its own or as its alias.
+    pub(super) fn find(&self, id: EventId, trimmed: Sequence) -> Result<Option<Arc<StoredEvent>>, ReadError> {
+        let own = sequence_of(&self.index, id)?.filter(|&sequence| sequence > trimmed);
+        let sequence = match own {
+            Some(sequence) => Some(sequence),
+            None => twins::sequence_of_alias(&self.log, id)?,
+        };
+        let Some(sequence) = sequence else {
             return Ok(None);
         };
         let limit = Limit {

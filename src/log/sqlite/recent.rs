@@ -117,6 +117,12 @@ impl Recent {
         ids.map(|id| state.find(id)).collect()
     }
 
+    /// Shows every event, oldest first.
+    pub(super) fn for_each(&self, mut see: impl FnMut(&StoredEvent)) {
+        let state = self.state.lock();
+        state.events.iter().for_each(|event| see(event));
+    }
+
     /// Reads the part of a range that is above the floor, if the read has got there.
     pub(super) fn read(
         &self,

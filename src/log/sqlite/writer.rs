@@ -1,25 +1,26 @@
-//! The one thread that writes `log.db`. Owns group commit, identity (I6) and sequences (I3); refuses to know who appends
-//! and who reads.
+//! The one thread that writes `log.db`. Owns group commit, retention's part of it, and what a failed write means; refuses to
+//! know who appends and who reads.
 
 use std::{
-    collections::HashMap,
     sync::{Arc, atomic::Ordering},
     time::Instant,
 };
 
 use jiff::Timestamp;
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, params};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Shared,
+    batch::Batch,
     checkpoint::Checkpoint,
     database::{LogDatabase, from_sql, to_sql},
+    twins::Twins,
 };
 use crate::{
-    event::{EventId, NewEvent, Sequence, StoredEvent},
+    event::{NewEvent, Sequence, StoredEvent},
     limits,
-    log::{AppendError, Appended, Outcome, record},
+    log::{AppendError, Appended},
 };
 
 /// What the writer can be asked.
@@ -49,6 +50,7 @@ pub(super) struct Writer {
     connection: Connection,
     /// A view of the index, for identities that are no longer in memory.
     identity: Connection,
+    twins: Twins,
     shared: Arc<Shared>,
     checkpoint: Arc<Checkpoint>,
     tail: Sequence,
@@ -59,6 +61,7 @@ impl Writer {
     pub(super) fn new(
         log: LogDatabase,
         identity: Connection,
+        twins: Twins,
         shared: Arc<Shared>,
         checkpoint: Arc<Checkpoint>,
     ) -> Self {
@@ -67,6 +70,7 @@ impl Writer {
         Self {
             connection: log.connection,
             identity,
+            twins,
             shared,
             checkpoint,
             tail,
@@ -165,81 +169,17 @@ impl Writer {
         events: Vec<NewEvent>,
     ) -> Result<(Vec<Appended>, Vec<Arc<StoredEvent>>), rusqlite::Error> {
         let transaction = self.begin()?;
-        let mut insert =
-            transaction.prepare_cached("INSERT INTO events (sequence, record) VALUES (?1, ?2)")?;
-        let mut outcomes = Vec::with_capacity(events.len());
-        let mut new: Vec<Arc<StoredEvent>> = Vec::with_capacity(events.len());
-        let mut in_batch: HashMap<EventId, usize> = HashMap::new();
-        let known = self.find(&events)?;
-        for (mut event, known) in events.into_iter().zip(known) {
-            let first = known.or_else(|| {
-                let &at = in_batch.get(&event.id)?;
-                new.get(at).cloned()
-            });
-            if let Some(first) = first {
-                let same = first.event.body == event.body;
-                let outcome = if same {
-                    Outcome::Duplicate
-                } else {
-                    Outcome::DuplicateWithOtherBody
-                };
-                outcomes.push(Appended {
-                    sequence: first.sequence,
-                    outcome,
-                });
-                continue;
-            }
-            let before = new.last().map(|last| (last.sequence, last.event.received_at));
-            let (tail, last_received_at) = before.unwrap_or((self.tail, self.last_received_at));
-            let sequence = tail.next();
-            event.received_at = event.received_at.max(last_received_at);
-            insert.execute(params![to_sql(sequence), record::encode(&event)])?;
-            in_batch.insert(event.id, new.len());
-            outcomes.push(Appended {
-                sequence,
-                outcome: Outcome::New,
-            });
-            new.push(Arc::new(StoredEvent { sequence, event }));
-        }
-        drop(insert);
-        // With nothing new there is nothing to sync: what the duplicates repeat is durable.
+        let last = (self.tail, self.last_received_at);
+        let batch = Batch::new(&transaction, &self.identity, &self.shared, &self.twins, last)?;
+        let stored = batch.store(events)?;
+        // Where nothing was written there is nothing to sync: what the duplicates repeat is durable.
         transaction.commit()?;
-        Ok((outcomes, new))
+        Ok(stored)
     }
 
     /// Takes the write lock before anything is read, so that nobody can write in between.
     fn begin(&self) -> Result<Transaction<'_>, rusqlite::Error> {
         Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate)
-    }
-
-    /// The kept event with the id of each: first in memory, then by one view of the index. In this order, because an event
-    /// leaves memory only after the index has it.
-    fn find(&self, events: &[NewEvent]) -> Result<Vec<Option<Arc<StoredEvent>>>, rusqlite::Error> {
-        let mut found = self.shared.recent.find_each(events.iter().map(|event| event.id));
-        let index = self.identity.unchecked_transaction()?;
-        for (found, event) in found.iter_mut().zip(events) {
-            if found.is_none()
-                && let Some(sequence) = super::reader::sequence_of(&index, event.id)?
-                && sequence > self.shared.trimmed()
-            {
-                *found = self.stored(sequence)?;
-            }
-        }
-        Ok(found)
-    }
-
-    /// The event at this place, if its record is sound.
-    fn stored(&self, sequence: Sequence) -> Result<Option<Arc<StoredEvent>>, rusqlite::Error> {
-        let record: Option<Vec<u8>> = self
-            .connection
-            .prepare_cached("SELECT record FROM events WHERE sequence = ?1")?
-            .query_row([to_sql(sequence)], |row| row.get(0))
-            .optional()?;
-        let event = record.and_then(|record| record::decode(sequence, record.into()).ok());
-        if event.is_none() {
-            tracing::error!(%sequence, "the record of a duplicate is damaged; the delivery is stored again");
-        }
-        Ok(event.map(Arc::new))
     }
 
     fn trim(&mut self, through: Sequence) -> Result<u64, AppendError> {
@@ -262,7 +202,9 @@ impl Writer {
         let transaction = self.begin()?;
         let removed = transaction.execute("DELETE FROM events WHERE sequence <= ?1", [to_sql(last)])?;
         transaction.execute("UPDATE log SET trimmed = ?1", [to_sql(last)])?;
+        self.twins.trim(&transaction, last)?;
         transaction.commit()?;
+        self.twins = Twins::open(&self.connection)?;
         self.connection.execute_batch("PRAGMA incremental_vacuum(1024)")?;
         self.shared.recent.forget_through(last);
         Ok(removed as u64)

@@ -7,6 +7,7 @@ mod dev;
 mod endpoint;
 mod events;
 mod output;
+mod playground;
 mod serve;
 mod tail;
 mod telemetry;
@@ -45,6 +46,8 @@ enum Command {
     /// Manage the endpoints that receive deliveries.
     #[command(subcommand)]
     Endpoint(endpoint::Command),
+    /// Search HeyGen's event history for undelivered events.
+    Reconcile(endpoint::Reconcile),
     /// Look at the configuration.
     #[command(subcommand)]
     Config(config::Command),
@@ -63,6 +66,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Events(command) => command.run().await,
             Command::Await(command) => command.run().await,
             Command::Endpoint(command) => command.run().await,
+            Command::Reconcile(command) => command.run().await,
             Command::Config(command) => command.run(),
         }
     });

@@ -1,12 +1,16 @@
 //! The configuration: flags over environment over a TOML file over defaults. Owns every setting's name, default and
 //! meaning; refuses to act on any.
 
-use std::{fmt, fs, path::PathBuf, time::Duration};
+use std::{env, fmt, fs, path::PathBuf, time::Duration};
 
 use bytesize::ByteSize;
 use clap::{Arg, ArgMatches, parser::ValueSource};
 
-use crate::log::Retention;
+use crate::{
+    heygen::{self, Credentials, Heygen},
+    log::Retention,
+    secret::Secret,
+};
 
 /// One setting: a flag `--key`, a variable `HOOKSTREAM_KEY`, and a key in the file.
 #[derive(Debug)]
@@ -19,7 +23,7 @@ pub struct Setting {
 }
 
 /// All settings of the service, in the order of the help.
-pub const SETTINGS: [Setting; 11] = [
+pub const SETTINGS: [Setting; 18] = [
     Setting {
         key: "ingress-listen",
         value_name: "HOST:PORT",
@@ -49,6 +53,48 @@ pub const SETTINGS: [Setting; 11] = [
         value_name: "URL",
         default: None,
         help: "Where HeyGen reaches the ingress, such as https://hooks.example.com; without it, the ingress address",
+    },
+    Setting {
+        key: "heygen-api-base",
+        value_name: "URL",
+        default: Some(heygen::BASE_URL),
+        help: "HeyGen's API",
+    },
+    Setting {
+        key: "heygen-api-key-file",
+        value_name: "FILE",
+        default: None,
+        help: "A file with HeyGen's API key, to keep registrations and read the event history; or HOOKSTREAM_HEYGEN_API_KEY",
+    },
+    Setting {
+        key: "heygen-oauth-token-file",
+        value_name: "FILE",
+        default: None,
+        help: "The same with an OAuth access token instead of an API key; or HOOKSTREAM_HEYGEN_OAUTH_TOKEN",
+    },
+    Setting {
+        key: "heygen-check-interval",
+        value_name: "DURATION",
+        default: Some("1min"),
+        help: "How often HeyGen is asked whether registrations are still enabled, and what failed is tried again",
+    },
+    Setting {
+        key: "reconcile-interval",
+        value_name: "DURATION",
+        default: Some("15min"),
+        help: "How often HeyGen's event history is searched for undelivered events; `none` for only when asked",
+    },
+    Setting {
+        key: "reconcile-grace",
+        value_name: "DURATION",
+        default: Some("5min"),
+        help: "How old an entry of the history must be to count as undelivered: its delivery may be on its way",
+    },
+    Setting {
+        key: "rotate-secrets-after",
+        value_name: "DURATION",
+        default: Some("none"),
+        help: "Rotate the secrets of endpoints registered by this service at this age, such as 90days; `none` for never",
     },
     Setting {
         key: "data-dir",
@@ -135,7 +181,7 @@ pub enum LogFormat {
 }
 
 /// The effective configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// Where deliveries arrive.
     pub ingress_listen: String,
@@ -145,6 +191,16 @@ pub struct Config {
     pub admin_listen: String,
     /// Where HeyGen reaches the ingress, if that is elsewhere.
     pub public_url: Option<String>,
+    /// HeyGen's API; `None` without credentials for it.
+    pub heygen: Option<Heygen>,
+    /// How often HeyGen's side is looked at.
+    pub heygen_check_interval: Duration,
+    /// How often HeyGen's history is searched; `None` for only when asked.
+    pub reconcile_interval: Option<Duration>,
+    /// Age from which an entry of the history counts as undelivered.
+    pub reconcile_grace: Duration,
+    /// Age at which secrets are rotated; `None` for never.
+    pub rotate_secrets_after: Option<Duration>,
     /// Where everything is stored.
     pub data_dir: PathBuf,
     /// What to keep.
@@ -241,6 +297,13 @@ impl Config {
         Self::parse(&layers(matches)?)
     }
 
+    /// Whether HeyGen's API is a stand-in on this machine.
+    pub fn heygen_is_local(&self) -> bool {
+        self.heygen
+            .as_ref()
+            .is_some_and(|heygen| is_loopback_url(heygen.base_url()))
+    }
+
     /// Reads the values of all settings. Every mistake is reported.
     pub fn parse(layered: &[Sourced]) -> Result<Self, ConfigError> {
         let mut reader = Reader {
@@ -252,7 +315,7 @@ impl Config {
             "false" => Ok(false),
             _ => Err("is neither true nor false".to_owned()),
         });
-        let config = Self {
+        let mut config = Self {
             ingress_listen: reader.read("ingress-listen", String::new(), address),
             grpc_listen: reader.read("grpc-listen", String::new(), |text| {
                 private_address(text, insecure)
@@ -261,6 +324,15 @@ impl Config {
                 private_address(text, insecure)
             }),
             public_url: reader.read("public-url", None, |text| public_url(text).map(Some)),
+            heygen: None,
+            heygen_check_interval: reader.read("heygen-check-interval", Duration::ZERO, positive_duration),
+            reconcile_interval: reader.read("reconcile-interval", None, |text| {
+                optional(text, positive_duration)
+            }),
+            reconcile_grace: reader.read("reconcile-grace", Duration::ZERO, duration),
+            rotate_secrets_after: reader.read("rotate-secrets-after", None, |text| {
+                optional(text, positive_duration)
+            }),
             data_dir: reader.read("data-dir", PathBuf::new(), |text| match text {
                 "" => Err("is empty".to_owned()),
                 text => Ok(text.into()),
@@ -283,6 +355,7 @@ impl Config {
             "sqlite" => Ok(()),
             _ => Err("is not an engine; there is sqlite".to_owned()),
         });
+        config.heygen = reader.heygen(config.public_url.as_deref());
         if reader.problems.is_empty() {
             Ok(config)
         } else {
@@ -297,6 +370,50 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
+    /// HeyGen's API, if there are credentials for it.
+    fn heygen(&mut self, public_url: Option<&str>) -> Option<Heygen> {
+        let base = self.read("heygen-api-base", String::new(), |text| Ok(text.to_owned()));
+        let mut credentials = Vec::new();
+        type Kind = fn(Secret) -> Credentials;
+        let ways: [(_, _, Kind); 2] = [
+            (
+                "heygen-api-key-file",
+                "HOOKSTREAM_HEYGEN_API_KEY",
+                Credentials::ApiKey,
+            ),
+            (
+                "heygen-oauth-token-file",
+                "HOOKSTREAM_HEYGEN_OAUTH_TOKEN",
+                Credentials::Bearer,
+            ),
+        ];
+        for (key, variable, kind) in ways {
+            let in_file = self.read(key, None, |path| secret_in_file(path).map(Some));
+            let in_environment = secret_in_variable(variable).unwrap_or_else(|problem| {
+                self.problems.push(problem);
+                None
+            });
+            credentials.extend(in_file.or(in_environment).map(kind));
+        }
+        if credentials.len() > 1 {
+            self.problems
+                .push("give HeyGen's API key or its OAuth token, not both".to_owned());
+        }
+        let credentials = credentials.pop()?;
+        if let Some(url) = public_url.filter(|url| !url.starts_with("https://") && !is_loopback_url(&base)) {
+            self.problems.push(format!(
+                "public-url: `{url}` must be https: HeyGen delivers to nothing else"
+            ));
+        }
+        match Heygen::new(&base, credentials) {
+            Ok(heygen) => Some(heygen),
+            Err(problem) => {
+                self.problems.push(format!("heygen-api-base: {problem}"));
+                None
+            }
+        }
+    }
+
     /// Reads a setting, or notes what is wrong with it and goes on with `otherwise`.
     fn read<T>(&mut self, key: &str, otherwise: T, parse: impl FnOnce(&str) -> Result<T, String>) -> T {
         let found = self.layered.iter().find(|sourced| sourced.key == key);
@@ -315,6 +432,37 @@ impl Reader<'_> {
     }
 }
 
+/// The secret in a file; one newline at its end is not part of it.
+fn secret_in_file(path: &str) -> Result<Secret, String> {
+    let text = fs::read_to_string(path).map_err(|error| format!("cannot be read: {error}"))?;
+    let secret = text.strip_suffix('\n').unwrap_or(&text);
+    Secret::new(secret.to_owned()).map_err(|_| "is empty or holds more than a key".to_owned())
+}
+
+/// The secret in a variable, which is no flag, so that none is ever seen among a process's arguments.
+#[allow(clippy::disallowed_methods, reason = "this is where the environment is read")]
+fn secret_in_variable(name: &str) -> Result<Option<Secret>, String> {
+    match env::var(name) {
+        Ok(secret) => Secret::new(secret)
+            .map(Some)
+            .map_err(|_| format!("{name}: is empty or holds more than a key")),
+        Err(env::VarError::NotPresent) => Ok(None),
+        Err(env::VarError::NotUnicode(_)) => Err(format!("{name}: is not UTF-8")),
+    }
+}
+
+/// A stand-in for HeyGen on this machine, which takes any URL.
+fn is_loopback_url(url: &str) -> bool {
+    let url = url.parse::<http::Uri>().ok();
+    let host = url.as_ref().and_then(http::Uri::host).unwrap_or_default();
+    is_loopback(host)
+}
+
+fn is_loopback(host: &str) -> bool {
+    let host = host.trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
 fn address(text: &str) -> Result<String, String> {
     let (host, port) = text.rsplit_once(':').unwrap_or_default();
     let valid = !host.is_empty() && port.parse::<u16>().is_ok();
@@ -325,12 +473,7 @@ fn address(text: &str) -> Result<String, String> {
 
 fn private_address(text: &str, insecure: bool) -> Result<String, String> {
     let text = address(text)?;
-    let host = text
-        .rsplit_once(':')
-        .map_or("", |(host, _)| host)
-        .trim_matches(['[', ']']);
-    let loopback = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
-    if loopback || insecure {
+    if is_loopback(text.rsplit_once(':').map_or("", |(host, _)| host)) || insecure {
         return Ok(text);
     }
     Err("would let anybody who reaches it read events and manage endpoints: use a loopback address and a proxy that \
@@ -359,6 +502,13 @@ fn optional<T, E: fmt::Display>(
             .map(Some)
             .map_err(|error| format!("is not valid: {error}"))
     }
+}
+
+fn positive_duration(text: &str) -> Result<Duration, String> {
+    duration(text).and_then(|duration| match duration {
+        Duration::ZERO => Err("is no time at all".to_owned()),
+        duration => Ok(duration),
+    })
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -1,79 +1,21 @@
 //! The endpoints: names, secrets and notes. Owns their life from creation to deletion; refuses to know HTTP, gRPC, or in
 //! what they are stored.
 
+mod endpoint;
 pub mod sqlite;
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicI64, Ordering},
-    },
+    sync::{Arc, atomic::AtomicI64},
     time::Duration,
 };
 
-use jiff::Timestamp;
 use parking_lot::RwLock;
 
+pub use self::endpoint::{Endpoint, Operation, Pending, Provider, ProviderStatus, Registration, State};
 use crate::{
-    clock::Clock,
-    event::EndpointName,
-    filter::TypePattern,
-    limits,
-    secret::Secret,
-    signature::{Key, Keyring},
-    tasks,
+    clock::Clock, event::EndpointName, filter::TypePattern, limits, secret::Secret, signature::Keyring, tasks,
 };
-
-/// One webhook registration.
-#[derive(Clone, Debug)]
-pub struct Endpoint {
-    /// Its name, and the last part of its delivery URL.
-    pub name: EndpointName,
-    /// The types the registration asks for; a note, not a filter.
-    pub event_types: Vec<String>,
-    /// The resource the registration is confined to; a note.
-    pub entity_id: String,
-    /// HeyGen's own id of the registration; empty if not known.
-    pub provider_endpoint_id: String,
-    /// When it was created here.
-    pub created_at: Timestamp,
-    /// The secrets it accepts.
-    pub keyring: Keyring,
-    last_delivery_us: Arc<AtomicI64>,
-}
-
-impl Endpoint {
-    /// When a delivery last verified.
-    pub fn last_delivery_at(&self) -> Option<Timestamp> {
-        let us = self.last_delivery_us.load(Ordering::Relaxed);
-        if us == i64::MIN {
-            None
-        } else {
-            Timestamp::from_microsecond(us).ok()
-        }
-    }
-
-    /// Notes that a delivery verified.
-    pub fn delivered(&self, at: Timestamp) {
-        self.last_delivery_us
-            .fetch_max(at.as_microsecond(), Ordering::Relaxed);
-    }
-
-    /// Which of its secrets is current, counted from 1.
-    pub fn secret_version(&self) -> u32 {
-        self.keyring.keys().first().map_or(0, |key| key.version)
-    }
-
-    /// Until when the secret before the current one is accepted, if it is at the moment.
-    pub fn previous_secret_expires_at(&self, now: Timestamp) -> Option<Timestamp> {
-        self.keyring
-            .keys()
-            .iter()
-            .filter_map(|key| key.expires_at)
-            .find(|&expiry| now < expiry)
-    }
-}
 
 /// What an endpoint is made of.
 #[derive(Clone, Debug, Default)]
@@ -84,8 +26,10 @@ pub struct NewEndpoint {
     pub entity_id: String,
     /// See [`Endpoint::provider_endpoint_id`].
     pub provider_endpoint_id: String,
-    /// The secret; a new one is generated if there is none.
+    /// The secret. If there is none, a new one is generated for a local registration; HeyGen tells that of its own.
     pub secret: Option<Secret>,
+    /// See [`Endpoint::registration`].
+    pub registration: Registration,
 }
 
 /// What to change of an endpoint.
@@ -177,12 +121,8 @@ impl Endpoints {
             .collect()
     }
 
-    /// Makes an endpoint. Returns it with its secret.
-    pub async fn create(
-        &self,
-        name: EndpointName,
-        new: NewEndpoint,
-    ) -> Result<(Arc<Endpoint>, Secret), EndpointError> {
+    /// Makes an endpoint.
+    pub async fn create(&self, name: EndpointName, new: NewEndpoint) -> Result<Arc<Endpoint>, EndpointError> {
         check_event_types(&new.event_types)?;
         check_identifier("entity_id", &new.entity_id)?;
         check_identifier("provider_endpoint_id", &new.provider_endpoint_id)?;
@@ -193,24 +133,66 @@ impl Endpoints {
         if self.by_name.read().len() >= limits::ENDPOINTS_MAX {
             return Err(EndpointError::TooMany);
         }
-        let secret = new.secret.unwrap_or_else(Secret::generate);
-        let endpoint = Endpoint {
+        let now = self.clock.now();
+        let generate = new.registration == Registration::Local;
+        let secret = new.secret.or_else(|| generate.then(Secret::generate));
+        let none = Keyring::new(Vec::new());
+        self.save(Endpoint {
             name,
             event_types: new.event_types,
             entity_id: new.entity_id,
             provider_endpoint_id: new.provider_endpoint_id,
-            created_at: self.clock.now(),
-            keyring: Keyring::new(vec![Key {
-                version: 1,
-                secret: secret.clone(),
-                expires_at: None,
-            }]),
+            created_at: now,
+            keyring: secret.map_or_else(
+                || none.clone(),
+                |secret| none.rotated(secret, now, Duration::ZERO),
+            ),
+            callback_tokens: none.clone(),
+            registration: new.registration,
             last_delivery_us: Arc::new(AtomicI64::new(i64::MIN)),
-        };
-        Ok((self.save(endpoint).await?, secret))
+        })
+        .await
     }
 
-    /// Changes the notes on an endpoint.
+    /// Changes an endpoint.
+    pub async fn modify(
+        &self,
+        name: &EndpointName,
+        change: impl FnOnce(&mut Endpoint),
+    ) -> Result<Arc<Endpoint>, EndpointError> {
+        let _changing = self.changing.lock().await;
+        let mut endpoint = self.existing(name)?;
+        change(&mut endpoint);
+        self.save(endpoint).await
+    }
+
+    /// Takes in how HeyGen's side looks. It is stored only if it looks otherwise than before.
+    pub async fn observe(
+        &self,
+        name: &EndpointName,
+        look: impl FnOnce(&mut Provider),
+    ) -> Result<Arc<Endpoint>, EndpointError> {
+        let _changing = self.changing.lock().await;
+        let mut endpoint = self.existing(name)?;
+        let Some(provider) = endpoint.provider_mut() else {
+            return Ok(Arc::new(endpoint));
+        };
+        let before = provider.clone();
+        look(provider);
+        let same = before
+            == Provider {
+                checked_at: before.checked_at,
+                ..provider.clone()
+            };
+        if !same {
+            return self.save(endpoint).await;
+        }
+        let endpoint = Arc::new(endpoint);
+        self.by_name.write().insert(name.clone(), Arc::clone(&endpoint));
+        Ok(endpoint)
+    }
+
+    /// Changes what an endpoint is meant for.
     pub async fn update(
         &self,
         name: &EndpointName,
@@ -221,40 +203,41 @@ impl Endpoints {
             .entity_id
             .as_deref()
             .map_or(Ok(()), |id| check_identifier("entity_id", id))?;
-        let _changing = self.changing.lock().await;
-        let mut endpoint = self.existing(name)?;
-        if let Some(event_types) = change.event_types {
-            endpoint.event_types = event_types;
-        }
-        if let Some(entity_id) = change.entity_id {
-            endpoint.entity_id = entity_id;
-        }
-        self.save(endpoint).await
+        self.modify(name, |endpoint| {
+            if let Some(event_types) = change.event_types {
+                endpoint.event_types = event_types;
+            }
+            if let Some(entity_id) = change.entity_id {
+                endpoint.entity_id = entity_id;
+            }
+        })
+        .await
     }
 
-    /// Replaces the secret; the one before goes on verifying for the overlap. Returns the endpoint with its new secret.
+    /// Replaces the secret; the one before goes on verifying for the overlap.
     pub async fn rotate_secret(
         &self,
         name: &EndpointName,
-        secret: Option<Secret>,
+        secret: Secret,
+        overlap: Duration,
+    ) -> Result<Arc<Endpoint>, EndpointError> {
+        let now = self.clock.now();
+        self.modify(name, |endpoint| endpoint.take_secret(secret, now, overlap))
+            .await
+    }
+
+    /// Replaces the token in the callback URL; the one before is accepted for the overlap.
+    pub async fn rotate_callback_token(
+        &self,
+        name: &EndpointName,
         overlap: Duration,
     ) -> Result<(Arc<Endpoint>, Secret), EndpointError> {
-        let _changing = self.changing.lock().await;
-        let mut endpoint = self.existing(name)?;
-        let secret = secret.unwrap_or_else(Secret::generate);
-        let current = Key {
-            version: endpoint.secret_version() + 1,
-            secret: secret.clone(),
-            expires_at: None,
+        let (now, token) = (self.clock.now(), Secret::generate_token());
+        let taken = token.clone();
+        let change = move |endpoint: &mut Endpoint| {
+            endpoint.callback_tokens = endpoint.callback_tokens.rotated(taken, now, overlap);
         };
-        let expires_at = self.clock.now().checked_add(overlap).unwrap_or(Timestamp::MAX);
-        let previous = endpoint.keyring.keys().first().cloned();
-        let previous = previous.map(|key| Key {
-            expires_at: Some(expires_at),
-            ..key
-        });
-        endpoint.keyring = Keyring::new(std::iter::once(current).chain(previous).collect());
-        Ok((self.save(endpoint).await?, secret))
+        Ok((self.modify(name, change).await?, token))
     }
 
     /// Removes an endpoint.
@@ -320,6 +303,10 @@ fn check_identifier(field: &'static str, identifier: &str) -> Result<(), Endpoin
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
+
+    use jiff::Timestamp;
+
     use super::*;
 
     fn name() -> EndpointName {
@@ -341,9 +328,11 @@ mod tests {
             event_types: vec!["*.fail".into()],
             ..NewEndpoint::default()
         };
-        let (_, first) = endpoints.create(name(), new).await.unwrap();
-        let (_, second) = endpoints
-            .rotate_secret(&name(), None, Duration::from_secs(60))
+        let created = endpoints.create(name(), new).await.unwrap();
+        let first = created.keyring.keys()[0].secret.clone();
+        let second = Secret::generate();
+        endpoints
+            .rotate_secret(&name(), second.clone(), Duration::from_secs(60))
             .await
             .unwrap();
         drop(endpoints);

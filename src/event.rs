@@ -224,6 +224,11 @@ impl NewEvent {
         Self::new(endpoint, verification, body, received_at)
     }
 
+    /// The event that an entry of HeyGen's event history makes, read from HeyGen's API.
+    pub fn from_history(endpoint: EndpointName, entry: Bytes, read_at: Timestamp) -> Self {
+        Self::new(endpoint, Verification::History, entry, read_at)
+    }
+
     pub(crate) fn new(
         endpoint: EndpointName,
         verification: Verification,

@@ -27,7 +27,7 @@ use self::{
     server::hookstream_service_server::{HookstreamService, HookstreamServiceServer},
     status::Refusal,
 };
-use crate::{clock::Clock, endpoints::Endpoints, hub::Hub};
+use crate::{clock::Clock, hub::Hub, registrar::Registrar};
 
 mod server {
     #![allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated")]
@@ -52,10 +52,10 @@ struct CallLabels {
 }
 
 impl Grpc {
-    /// A service that reads from `hub` and manages `endpoints`, which HeyGen reaches under `public_url`.
+    /// A service that reads from `hub` and manages endpoints, which HeyGen reaches under `public_url`, with `registrar`.
     pub fn new(
         hub: Arc<Hub>,
-        endpoints: Arc<Endpoints>,
+        registrar: Arc<Registrar>,
         clock: Clock,
         public_url: &str,
         registry: &mut Registry,
@@ -68,7 +68,7 @@ impl Grpc {
         );
         Self {
             events: EventReader::new(hub),
-            endpoints: EndpointManager::new(endpoints, clock, public_url),
+            endpoints: EndpointManager::new(registrar, clock, public_url),
             calls,
         }
     }
@@ -153,7 +153,9 @@ impl HookstreamService for Grpc {
         &self,
         request: Request<proto::ManageEndpointRequest>,
     ) -> Result<Response<proto::ManageEndpointResponse>, Status> {
-        use proto::manage_endpoint_request::Operation::{Create, Delete, Get, List, RotateSecret, Update};
+        use proto::manage_endpoint_request::Operation::{
+            Create, Delete, Get, List, Reconcile, Recreate, RotateCallbackToken, RotateSecret, Update,
+        };
         let call = match &request.get_ref().operation {
             Some(Create(_)) => "ManageEndpoint.create",
             Some(Get(_)) => "ManageEndpoint.get",
@@ -161,6 +163,9 @@ impl HookstreamService for Grpc {
             Some(Update(_)) => "ManageEndpoint.update",
             Some(Delete(_)) => "ManageEndpoint.delete",
             Some(RotateSecret(_)) => "ManageEndpoint.rotate_secret",
+            Some(Recreate(_)) => "ManageEndpoint.recreate",
+            Some(Reconcile(_)) => "ManageEndpoint.reconcile",
+            Some(RotateCallbackToken(_)) => "ManageEndpoint.rotate_callback_token",
             None => "ManageEndpoint",
         };
         self.answer(call, self.endpoints.manage(request.into_inner()).await)

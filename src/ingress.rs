@@ -101,13 +101,26 @@ impl Ingress {
             async || StatusCode::OK,
         );
         Router::new()
-            .route("/webhooks/{endpoint}", reachable.post(deliver))
+            .route("/webhooks/{endpoint}", reachable.clone().post(deliver))
+            .route("/callbacks/{endpoint}/{token}", reachable.post(call_back))
             .fallback(async || Answer::NoSuchPath)
             .method_not_allowed_fallback(async || Answer::MethodNotAllowed)
             .with_state(self)
     }
 
-    async fn handle(&self, endpoint: &str, headers: &HeaderMap, body: Body) -> Answer {
+    async fn answer(&self, endpoint: &str, headers: &HeaderMap, body: Body, proof: Proof<'_>) -> Answer {
+        self.metrics.in_flight.inc();
+        let answer = self.handle(endpoint, headers, body, proof).await;
+        self.metrics.in_flight.dec();
+        let outcome = answer.name();
+        self.metrics
+            .deliveries
+            .get_or_create(&AnswerLabel { outcome })
+            .inc();
+        answer
+    }
+
+    async fn handle(&self, endpoint: &str, headers: &HeaderMap, body: Body, proof: Proof<'_>) -> Answer {
         if self.draining.is_cancelled() {
             return Answer::Draining;
         }
@@ -125,23 +138,18 @@ impl Ingress {
             Ok(body) => body,
             Err(refusal) => return refusal.into(),
         };
-        let presented: Vec<_> = SIGNATURE_HEADERS
-            .iter()
-            .flat_map(|&header_name| {
-                headers
-                    .get_all(header_name)
-                    .into_iter()
-                    .map(move |value| (header_name, value))
-            })
-            .map(|(header_name, value)| Presented {
-                header_name,
-                value: value.as_bytes(),
-            })
-            .take(limits::SIGNATURES_PER_DELIVERY_MAX)
-            .collect();
         let now = self.clock.now();
-        let Ok(delivery) = endpoint.keyring.verify(&presented, body, now) else {
-            return Answer::Unverified;
+        let verified = match proof {
+            Proof::Signature => endpoint.keyring.verify(&presented(headers), body, now),
+            Proof::Token(token) => endpoint.callback_tokens.verify_token(token, body, now),
+        };
+        let Ok(delivery) = verified else {
+            let may_be_genuine = matches!(proof, Proof::Signature) && endpoint.may_miss_a_secret();
+            return if may_be_genuine {
+                Answer::SecretUnderWay
+            } else {
+                Answer::Unverified
+            };
         };
         endpoint.delivered(now);
         let event = NewEvent::from_delivery(endpoint.name.clone(), delivery, now);
@@ -166,23 +174,45 @@ impl Ingress {
     }
 }
 
+/// What a sender proves that it is HeyGen with.
+#[derive(Clone, Copy)]
+enum Proof<'a> {
+    /// A signature in a header.
+    Signature,
+    /// The token in the URL.
+    Token(&'a str),
+}
+
+/// What stands in the headers that may hold a signature.
+fn presented(headers: &HeaderMap) -> Vec<Presented<'_>> {
+    let values = SIGNATURE_HEADERS.iter().flat_map(|&header_name| {
+        let values = headers.get_all(header_name).into_iter();
+        values.map(move |value| Presented {
+            header_name,
+            value: value.as_bytes(),
+        })
+    });
+    values.take(limits::SIGNATURES_PER_DELIVERY_MAX).collect()
+}
+
 async fn deliver(
     State(ingress): State<Ingress>,
     Path(endpoint): Path<String>,
     headers: HeaderMap,
     body: Body,
 ) -> Answer {
-    ingress.metrics.in_flight.inc();
-    let answer = ingress.handle(&endpoint, &headers, body).await;
-    ingress.metrics.in_flight.dec();
+    ingress.answer(&endpoint, &headers, body, Proof::Signature).await
+}
+
+async fn call_back(
+    State(ingress): State<Ingress>,
+    Path((endpoint, token)): Path<(String, String)>,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer {
     ingress
-        .metrics
-        .deliveries
-        .get_or_create(&AnswerLabel {
-            outcome: answer.name(),
-        })
-        .inc();
-    answer
+        .answer(&endpoint, &headers, body, Proof::Token(&token))
+        .await
 }
 
 /// How long a sender is asked to wait after a refusal that passes by itself.

@@ -2,10 +2,12 @@
 //!
 //! ```text
 //!  HeyGen ─POST→ ingress ─→ signature ─→ decode ─→ log (durable) ─→ 2xx
-//!                              ↑                    │ tail
-//!                          endpoints                ▼
+//!                              ↑                    │ tail  ↑
+//!                          endpoints                ▼       │
 //!                              ↑         hub → stream → grpc → your backend
-//!                              └──────────── grpc (ManageEndpoint)
+//!                              │                            │
+//!  HeyGen ←REST─ heygen ←─ registrar ←─ ManageEndpoint      │
+//!         ←REST─ heygen ←─ reconcile ───────────────────────┘
 //! ```
 //!
 //! # Map
@@ -17,7 +19,10 @@
 //! | [`decode`], [`event_type`] | what a body says; the known types |
 //! | [`event`], [`cursor`], [`filter`] | the vocabulary: event, sequence, identity, cursor, filter |
 //! | [`log`] | the contract of the event log; `log::sqlite` is the engine, `log::memory` the reference |
-//! | [`endpoints`] | names and secrets of the endpoints |
+//! | [`endpoints`] | names, secrets and states of the endpoints |
+//! | [`heygen`] | HeyGen's API: typed calls, retries, errors |
+//! | [`registrar`] | registrations at HeyGen kept in step with the endpoints, through any crash |
+//! | [`reconcile`] | what HeyGen could not deliver, found in its history |
 //! | [`hub`] | the newest events, encoded once, and who waits for which |
 //! | [`stream`] | one reader: catch up, go live, fall back; knows no gRPC |
 //! | [`grpc`] | the interface of `proto/`, served; the table of statuses |
@@ -34,7 +39,8 @@
 //! # Invariants
 //!
 //! * **I1** Every 2xx is a stored event: kill -9, power cut and full disk included.
-//! * **I2** Nothing unverified is ever stored or sent.
+//! * **I2** Nothing unverified is ever stored or sent: an event is signed, came to a URL with a secret token, or was read
+//!   from HeyGen's API, and says which.
 //! * **I3** Sequences rise strictly, never repeat, never regress, across restarts too.
 //! * **I4** A stream gets exactly the matching events after its cursor: in order, each once, whatever crashes, lags or
 //!   reconnects happen.
@@ -69,6 +75,8 @@ pub mod hub;
 pub mod ingress;
 pub mod limits;
 pub mod log;
+pub mod reconcile;
+pub mod registrar;
 pub mod samples;
 pub mod secret;
 pub mod service;

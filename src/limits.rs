@@ -38,6 +38,8 @@ pub const ENDPOINTS_MAX: usize = 10_000;
 pub const SECRET_BYTES_MAX: usize = 512;
 /// Random bytes in a generated secret.
 pub const SECRET_RANDOM_BYTES: usize = 32;
+/// Secrets one endpoint accepts at a time; of more, the oldest stop being accepted.
+pub const SECRETS_PER_ENDPOINT_MAX: usize = 8;
 /// How long a rotated secret is accepted unless the caller says otherwise.
 pub const ROTATION_OVERLAP_DEFAULT: Duration = Duration::from_secs(24 * 3600);
 /// Longest a rotated secret may be accepted.
@@ -157,6 +159,17 @@ pub const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
 /// Of that, what is left for the log to be closed.
 pub const LOG_CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 
+/// Age at which an idempotency key is no longer relied on: HeyGen repeats its first answer for 24 h.
+pub const IDEMPOTENCY_KEY_AGE_MAX: Duration = Duration::from_secs(23 * 3600);
+
+/// How far below known ground a walk through HeyGen's history goes, for entries that are listed late.
+pub const RECONCILIATION_MARGIN: Duration = Duration::from_secs(3600);
+/// Entries of HeyGen's history that are appended to the log at once.
+pub const RECONCILIATION_APPENDS_MAX: usize = 128;
+/// Calls that wait for a reconciliation.
+pub const RECONCILIATIONS_WAITING_MAX: usize = 64;
+/// How often long work tells how far it is.
+pub const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 /// Largest body of a call to the stand-in's API; more is answered with 413.
 pub const STAND_IN_CALL_BYTES_MAX: usize = 64 * 1024;
 /// Calls to its API that the stand-in remembers; the oldest are forgotten.

@@ -1,7 +1,7 @@
 //! Secrets that cannot be printed by accident. Owns their form, generation and comparison-free handling; refuses to know
 //! what they sign or where they are kept.
 
-use data_encoding::BASE64URL;
+use data_encoding::{BASE64URL, BASE64URL_NOPAD};
 use rand::Rng;
 use secrecy::{ExposeSecret, SecretString};
 
@@ -33,6 +33,13 @@ impl Secret {
         let mut random = [0; limits::SECRET_RANDOM_BYTES];
         rand::rng().fill_bytes(&mut random);
         Self(SecretString::from(format!("whsec_{}", BASE64URL.encode(&random))))
+    }
+
+    /// A new random token for a URL: as hard to guess as a secret.
+    pub fn generate_token() -> Self {
+        let mut random = [0; limits::SECRET_RANDOM_BYTES];
+        rand::rng().fill_bytes(&mut random);
+        Self(SecretString::from(BASE64URL_NOPAD.encode(&random)))
     }
 
     /// The secret itself. Each call is a place where it could leak.

@@ -25,6 +25,8 @@ use crate::{
         metrics::LogMetrics,
         sqlite::{OpenError, SqliteLog},
     },
+    reconcile::Reconciler,
+    registrar::Registrar,
     tasks::{self, Tasks},
     transport::{self, BindError, Server},
 };
@@ -104,11 +106,34 @@ impl Service {
             draining.clone(),
             &mut registry,
         );
+        let reconciler = config.heygen.clone().map(|heygen| {
+            let (endpoints, log, grace) = (Arc::clone(&endpoints), Arc::clone(&log), config.reconcile_grace);
+            Arc::new(Reconciler::new(
+                heygen,
+                endpoints,
+                log,
+                clock.clone(),
+                grace,
+                &mut registry,
+            ))
+        });
         let local_url = format!("http://{ingress_address}");
         let public_url = config.public_url.as_deref().unwrap_or(&local_url);
+        let registrar = Arc::new(Registrar::new(
+            endpoints,
+            config.heygen.clone(),
+            // A stand-in for HeyGen on this machine reaches the ingress as it is.
+            config
+                .public_url
+                .as_deref()
+                .or(config.heygen_is_local().then_some(&*local_url)),
+            clock.clone(),
+            reconciler.clone(),
+            &mut registry,
+        ));
         let service = Grpc::new(
             Arc::clone(&hub),
-            endpoints,
+            Arc::clone(&registrar),
             clock.clone(),
             public_url,
             &mut registry,
@@ -132,6 +157,13 @@ impl Service {
                 stop.run_until_cancelled(retain).await;
             }
         });
+        if let Some(reconciler) = reconciler {
+            let (stop, interval) = (tasks.stop().clone(), config.reconcile_interval);
+            tasks.spawn(async move { reconciler.run(interval, stop).await });
+            let (stop, interval) = (tasks.stop().clone(), config.heygen_check_interval);
+            let secret_age_max = config.rotate_secrets_after;
+            tasks.spawn(async move { registrar.watch(interval, secret_age_max, stop).await });
+        }
         tasks.spawn({
             let (stop, readiness) = (tasks.stop().clone(), readiness.clone());
             async move {

@@ -4,13 +4,16 @@
 //! the signature is 64 hexadecimal digits (docs.heygen.com, "Webhooks"). No timestamp or id is covered, so none is
 //! trusted.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use data_encoding::HEXLOWER_PERMISSIVE;
 use hmac::{Hmac, KeyInit, Mac};
 use jiff::Timestamp;
 use sha2::Sha256;
+use subtle::ConstantTimeEq;
 
-use crate::{event::Verification, secret::Secret};
+use crate::{event::Verification, limits, secret::Secret};
 
 type HmacSha256 = Hmac<Sha256>;
 
@@ -72,6 +75,38 @@ impl Keyring {
         &self.0
     }
 
+    /// This keyring with a new current secret; those before stay until `now + overlap` or their own time, a few of them.
+    pub fn rotated(&self, secret: Secret, now: Timestamp, overlap: Duration) -> Self {
+        let expiry = now.checked_add(overlap).unwrap_or(Timestamp::MAX);
+        let current = Key {
+            version: self.0.first().map_or(0, |key| key.version) + 1,
+            secret,
+            expires_at: None,
+        };
+        let earlier = self.0.iter().map(|key| Key {
+            expires_at: Some(key.expires_at.map_or(expiry, |own| own.min(expiry))),
+            ..key.clone()
+        });
+        let kept = earlier.filter(|key| key.expires_at.is_some_and(|expiry| now < expiry));
+        let keys = std::iter::once(current).chain(kept);
+        Self(keys.take(limits::SECRETS_PER_ENDPOINT_MAX).collect())
+    }
+
+    /// Verifies a body that came to a URL with this token in it. Compared in constant time by `subtle`.
+    pub fn verify_token(&self, token: &str, body: Bytes, now: Timestamp) -> Result<Verified, Unverified> {
+        let verification = Verification::CallbackToken;
+        self.accepted(now)
+            .any(|key| bool::from(key.secret.expose().as_bytes().ct_eq(token.as_bytes())))
+            .then_some(Verified { body, verification })
+            .ok_or(Unverified)
+    }
+
+    fn accepted(&self, now: Timestamp) -> impl Iterator<Item = &Key> {
+        self.0
+            .iter()
+            .filter(move |key| key.expires_at.is_none_or(|expiry| now < expiry))
+    }
+
     /// Verifies a body: one presented signature that matches under one accepted secret is enough.
     ///
     /// Whether a digest matches is decided by the `hmac` crate in constant time (`verify_slice`, on top of `subtle`);
@@ -82,11 +117,7 @@ impl Keyring {
         body: Bytes,
         now: Timestamp,
     ) -> Result<Verified, Unverified> {
-        let accepted = self
-            .0
-            .iter()
-            .filter(|key| key.expires_at.is_none_or(|expiry| now < expiry));
-        for key in accepted {
+        for key in self.accepted(now) {
             let mac = keyed(&key.secret).chain_update(&body);
             for candidate in presented {
                 let Some(signature) = candidate.digest() else {
@@ -106,7 +137,7 @@ impl Keyring {
     }
 }
 
-/// A body that HeyGen signed. Only [`Keyring::verify`] makes one.
+/// A body that is HeyGen's. Only a [`Keyring`] makes one.
 #[derive(Debug)]
 pub struct Verified {
     body: Bytes,
@@ -114,7 +145,7 @@ pub struct Verified {
 }
 
 impl Verified {
-    /// The signed bytes and why they are believed.
+    /// The bytes and why they are believed.
     pub fn into_parts(self) -> (Bytes, Verification) {
         (self.body, self.verification)
     }

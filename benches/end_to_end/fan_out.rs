@@ -11,6 +11,7 @@ use hookstream::{
     grpc::{EventEncoder, Grpc, proto::SubscribeEventsRequest},
     hub::{Encode, Hub},
     log::{EventLog, memory::MemoryLog},
+    registrar::Registrar,
     tasks::Tasks,
     transport::{self, Server},
 };
@@ -121,7 +122,14 @@ impl Parts {
         let encoder = Arc::new(EventEncoder::new(LOG_ID).unwrap());
         let mut registry = Registry::default();
         let hub = Hub::new(Arc::clone(&log) as Arc<dyn EventLog>, encoder, &mut registry);
-        let grpc = Grpc::new(Arc::clone(&hub), endpoints, Clock::system(), "", &mut registry);
+        let registrar = Registrar::new(endpoints, None, None, Clock::system(), None, &mut registry);
+        let grpc = Grpc::new(
+            Arc::clone(&hub),
+            Arc::new(registrar),
+            Clock::system(),
+            "",
+            &mut registry,
+        );
         let (router, _health) = grpc.routes().await.unwrap();
         let tasks = Tasks::new();
         let stop = tasks.stop().clone();

@@ -17,6 +17,7 @@ use super::{
     client::{self, Client, Server},
     deliver::Sender,
     output,
+    playground::Playground,
     serve::{self, Settings, Signals},
     telemetry,
 };
@@ -24,7 +25,7 @@ use crate::{
     clock::Clock,
     config::{Config, Sourced},
     grpc::proto::{
-        Event, ManageEndpointRequest, SubscribeEventsRequest, SubscribeEventsResponse,
+        Event, ManageEndpointRequest, Registration, SubscribeEventsRequest, SubscribeEventsResponse,
         manage_endpoint_request::{Create, Delete, Operation},
         manage_endpoint_response::Result as Answer,
         subscribe_events_request::Start,
@@ -44,11 +45,15 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   hookstream dev
-  hookstream dev --exit     # status 0 only if every sample arrived, in order, once")]
+  hookstream dev --exit     # status 0 only if every sample arrived, in order, once
+  hookstream dev --heygen   # the whole loop with a stand-in for HeyGen and its API")]
 pub struct Dev {
     /// End after the samples.
     #[arg(long)]
     exit: bool,
+    /// Play HeyGen with its API too: register, deliver, lose a delivery and find it again, rotate the secret.
+    #[arg(long)]
+    heygen: bool,
     #[command(flatten)]
     settings: Settings,
 }
@@ -58,8 +63,13 @@ impl Dev {
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         let mut layered = self.settings.0?;
         let temporary = use_temporary_data_dir(&mut layered)?;
-        let config = Config::parse(&layered)?;
+        let mut config = Config::parse(&layered)?;
         telemetry::start_quietly();
+        if self.heygen {
+            return play(config, self.exit).await;
+        }
+        // The samples come from here, and nothing is to be registered for them.
+        config.heygen = None;
         let mut signals = Signals::new()?;
         let service = Service::start(&config, Clock::system()).await?;
         let shown = tokio::select! {
@@ -73,6 +83,26 @@ impl Dev {
         shown?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+async fn play(mut config: Config, exit: bool) -> anyhow::Result<ExitCode> {
+    let mut playground = Playground::start(&mut config).await?;
+    let mut signals = Signals::new()?;
+    let service = Service::start(&config, Clock::system()).await?;
+    let shown = tokio::select! {
+        shown = playground.tour(&service, exit) => shown,
+        () = signals.next() => Ok(()),
+    };
+    if !exit && shown.is_ok() {
+        tokio::select! {
+            () = playground.go_on() => {}
+            () = signals.next() => {}
+        }
+    }
+    serve::drain(service, signals).await;
+    playground.end().await;
+    shown?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Unless the user names a directory, nothing stays behind.
@@ -231,6 +261,7 @@ async fn make_endpoint(client: &mut Client) -> anyhow::Result<String> {
     .await;
     let create = Create {
         name: ENDPOINT.to_owned(),
+        registration: Registration::Local.into(),
         ..Create::default()
     };
     let answer = manage(Operation::Create(create))

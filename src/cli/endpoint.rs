@@ -3,15 +3,18 @@
 use std::{io::Write, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, bail};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 use super::{
     client::{self, Server},
     deliver, output,
 };
 use crate::grpc::proto::{
-    Endpoint, ManageEndpointRequest, ManageEndpointResponse,
-    manage_endpoint_request::{Create, Delete, Get, List, Operation, RotateSecret, Update},
+    Endpoint, ManageEndpointRequest, ManageEndpointResponse, Registration,
+    manage_endpoint_request::{
+        Create, Delete, Get, List, Operation, Reconcile as AskReconcile, Recreate, RotateCallbackToken,
+        RotateSecret, Update,
+    },
     manage_endpoint_response::Result as Answer,
 };
 
@@ -20,19 +23,29 @@ use crate::grpc::proto::{
 pub enum Command {
     /// Makes an endpoint and prints its URL and secret. The secret is shown this once.
     #[command(after_help = "Examples:
-  hookstream endpoint create prod                             # generates a secret
-  hookstream endpoint create prod --secret-file ./secret.txt  # takes HeyGen's secret
-  hookstream endpoint create prod --events 'avatar_video.*,video_translate.*' --json")]
+  hookstream endpoint create prod --events 'avatar_video.*,video_translate.*'  # registers it at HeyGen
+  hookstream endpoint create prod --adopt ep_123                 # takes over what is registered at HeyGen
+  hookstream endpoint create prod --secret-file ./secret.txt     # registered by somebody else, with this secret
+  hookstream endpoint create test --registration local           # not registered; generates a secret
+
+Without --registration, an endpoint is registered at HeyGen if the service has credentials for HeyGen's API and no
+secret is given.")]
     Create(CreateArgs),
     /// Shows one endpoint.
     Get(Named),
     /// Lists the endpoints.
     List(ListArgs),
-    /// Changes the notes on an endpoint.
+    /// Changes what an endpoint is registered for.
     #[command(after_help = "Example:\n  hookstream endpoint update prod --events 'avatar_video.*'")]
     Update(UpdateArgs),
     /// Removes an endpoint: deliveries to it are refused from now on, its events stay.
     Delete(Named),
+    /// Registers an endpoint at HeyGen anew, when HeyGen has disabled it or no longer has it.
+    #[command(after_help = "Example:\n  hookstream endpoint recreate prod")]
+    Recreate(Named),
+    /// Makes or replaces the URL for callbacks of single requests, and prints it. It is shown this once.
+    #[command(after_help = "Example:\n  hookstream endpoint rotate-callback-url prod --overlap 24h")]
+    RotateCallbackUrl(RotateCallbackUrlArgs),
     /// Replaces the secret and prints the new one; the old one stays valid for the overlap.
     #[command(after_help = "Example:\n  hookstream endpoint rotate-secret prod --overlap 24h")]
     RotateSecret(RotateArgs),
@@ -55,19 +68,45 @@ pub struct Named {
 pub struct CreateArgs {
     #[command(flatten)]
     endpoint: Named,
-    /// The types it is registered for, comma-separated; all if not given. A note: everything verified is stored.
+    /// The types it is registered for, comma-separated, such as 'avatar_video.*'; all if not given. Whatever HeyGen signs
+    /// for the endpoint is stored.
     #[arg(long, value_name = "TYPES", value_delimiter = ',')]
     events: Vec<String>,
-    /// The resource it is registered for. A note.
+    /// The resource it is registered for; the whole account if not given.
     #[arg(long, value_name = "ID")]
     entity: Option<String>,
-    /// HeyGen's id of the registration. A note.
+    /// Who registers it: `heygen` (this service, through HeyGen's API) or `local` (somebody else).
+    #[arg(long, value_name = "WHO")]
+    registration: Option<Registrant>,
+    /// HeyGen's id of a registration to take over: it is pointed here, and its secret rotated unless you give it.
+    #[arg(long, value_name = "ID", conflicts_with_all = ["provider_id", "registration"])]
+    adopt: Option<String>,
+    /// HeyGen's id of a registration that somebody else keeps. A note.
     #[arg(long, value_name = "ID")]
     provider_id: Option<String>,
     /// A file with the secret that HeyGen showed; one newline at its end is not part of it. Else HOOKSTREAM_SECRET is
     /// taken, else a secret is generated.
     #[arg(long, value_name = "FILE")]
     secret_file: Option<PathBuf>,
+}
+
+/// Who registers an endpoint.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Registrant {
+    /// This service, through HeyGen's API.
+    Heygen,
+    /// Somebody else.
+    Local,
+}
+
+/// A new URL for callbacks.
+#[derive(Args, Debug)]
+pub struct RotateCallbackUrlArgs {
+    #[command(flatten)]
+    endpoint: Named,
+    /// How long the old URL stays valid, up to 7days; 24h if not given.
+    #[arg(long, value_name = "DURATION", value_parser = client::parse_duration)]
+    overlap: Option<prost_types::Duration>,
 }
 
 /// A listing.
@@ -111,13 +150,29 @@ impl Command {
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         match self {
             Self::Create(args) => {
+                let registration = match (&args.adopt, args.registration) {
+                    (Some(_), _) | (None, Some(Registrant::Heygen)) => Registration::Heygen,
+                    (None, Some(Registrant::Local)) => Registration::Local,
+                    (None, None) => Registration::Unspecified,
+                };
                 let operation = Operation::Create(Create {
                     name: args.endpoint.name.clone(),
                     event_types: args.events,
                     entity_id: args.entity.unwrap_or_default(),
-                    provider_endpoint_id: args.provider_id.unwrap_or_default(),
+                    provider_endpoint_id: args.adopt.or(args.provider_id).unwrap_or_default(),
                     secret: deliver::read_secret(args.secret_file.as_deref())?.unwrap_or_default(),
-                    registration: 0,
+                    registration: registration.into(),
+                });
+                args.endpoint.manage(operation).await?;
+            }
+            Self::Recreate(named) => {
+                let name = named.name.clone();
+                named.manage(Operation::Recreate(Recreate { name })).await?;
+            }
+            Self::RotateCallbackUrl(args) => {
+                let operation = Operation::RotateCallbackToken(RotateCallbackToken {
+                    name: args.endpoint.name.clone(),
+                    overlap: args.overlap,
                 });
                 args.endpoint.manage(operation).await?;
             }
@@ -166,6 +221,38 @@ impl Command {
     }
 }
 
+/// Searches HeyGen's event history for events that were never delivered, and stores them.
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  hookstream reconcile")]
+pub struct Reconcile {
+    #[command(flatten)]
+    server: Server,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Reconcile {
+    /// Runs the command.
+    pub async fn run(self) -> anyhow::Result<ExitCode> {
+        let answer = manage(&self.server, Operation::Reconcile(AskReconcile {})).await?;
+        if self.json {
+            output::print_json(&answer)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let Some(Answer::Reconcile(walked)) = answer.result else {
+            bail!("the answer is empty")
+        };
+        let mut out = anstream::stdout();
+        writeln!(
+            out,
+            "{} entries of HeyGen's history examined, {} undelivered events found",
+            walked.examined, walked.found
+        )?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
 async fn manage(server: &Server, operation: Operation) -> anyhow::Result<ManageEndpointResponse> {
     let request = ManageEndpointRequest {
         operation: Some(operation),
@@ -187,7 +274,12 @@ impl Named {
             Answer::Get(found) => show(&mut out, found.endpoint, None)?,
             Answer::Update(updated) => show(&mut out, updated.endpoint, None)?,
             Answer::Delete(_) => writeln!(out, "{} is deleted", self.name)?,
-            Answer::List(_) => {}
+            Answer::Recreate(recreated) => show(&mut out, recreated.endpoint, Some(&recreated.secret))?,
+            Answer::RotateCallbackToken(rotated) => {
+                show(&mut out, rotated.endpoint, None)?;
+                writeln!(out, "callback url   {}   (shown this once)", rotated.callback_url)?;
+            }
+            Answer::List(_) | Answer::Reconcile(_) => {}
         }
         Ok(())
     }
@@ -249,16 +341,37 @@ fn show(out: &mut impl Write, endpoint: Option<Endpoint>, secret: Option<&str>) 
     };
     writeln!(out, "name           {}", endpoint.name)?;
     writeln!(out, "url            {}", endpoint.url)?;
-    if let Some(secret) = secret {
+    if let Some(secret) = secret.filter(|secret| !secret.is_empty()) {
         writeln!(out, "secret         {secret}   (shown this once)")?;
     }
     writeln!(out, "state          {}", state(&endpoint))?;
+    if !endpoint.state_reason.is_empty() {
+        writeln!(out, "               {}", endpoint.state_reason)?;
+    }
     writeln!(out, "events         {events}")?;
     if !endpoint.entity_id.is_empty() {
         writeln!(out, "entity         {}", endpoint.entity_id)?;
     }
     writeln!(out, "created        {}", output::time(endpoint.created_at))?;
     writeln!(out, "last delivery  {}", output::time(endpoint.last_delivery_at))?;
+    if let Some(provider) = &endpoint.provider {
+        let status = provider
+            .status()
+            .as_str_name()
+            .trim_start_matches("PROVIDER_STATUS_")
+            .to_lowercase();
+        let id = &endpoint.provider_endpoint_id;
+        writeln!(
+            out,
+            "at HeyGen      {status} {id}, checked {}",
+            output::time(provider.checked_at)
+        )?;
+        writeln!(
+            out,
+            "reconciled     through {}",
+            output::time(endpoint.reconciled_through)
+        )?;
+    }
     if endpoint.previous_secret_expires_at.is_some() {
         writeln!(
             out,

@@ -19,6 +19,9 @@ use crate::{
 };
 
 const FORMAT: i64 = 1;
+/// What a secret is for: to verify signatures, or to stand in the URL for callbacks.
+const SIGNATURE: &str = "signature";
+const CALLBACK: &str = "callback";
 
 /// The store.
 #[derive(Debug)]
@@ -45,14 +48,16 @@ impl SqliteEndpointStore {
                    event_types TEXT NOT NULL,
                    entity_id TEXT NOT NULL,
                    provider_endpoint_id TEXT NOT NULL,
-                   created_at_us INTEGER NOT NULL
+                   created_at_us INTEGER NOT NULL,
+                   registration TEXT NOT NULL
                  );
                  CREATE TABLE secrets (
                    endpoint TEXT NOT NULL,
+                   purpose TEXT NOT NULL,
                    version INTEGER NOT NULL,
                    secret TEXT NOT NULL,
                    expires_at_us INTEGER,
-                   PRIMARY KEY (endpoint, version)
+                   PRIMARY KEY (endpoint, purpose, version)
                  );
                  PRAGMA user_version = {FORMAT};
                  COMMIT;"
@@ -68,14 +73,17 @@ impl EndpointStore for SqliteEndpointStore {
     fn load(&self) -> Result<Vec<Endpoint>, StoreError> {
         let connection = self.0.lock();
         let mut select = connection.prepare(
-            "SELECT name, event_types, entity_id, provider_endpoint_id, created_at_us FROM endpoints",
+            "SELECT name, event_types, entity_id, provider_endpoint_id, created_at_us, registration
+             FROM endpoints",
         )?;
         let mut rows = select.query([])?;
         let mut endpoints = Vec::new();
         while let Some(row) = rows.next()? {
             let name: String = row.get(0)?;
             endpoints.push(Endpoint {
-                keyring: keyring(&connection, &name)?,
+                keyring: keyring(&connection, &name, SIGNATURE)?,
+                callback_tokens: keyring(&connection, &name, CALLBACK)?,
+                registration: serde_json::from_str(&row.get::<_, String>(5)?)?,
                 name: name.parse()?,
                 event_types: serde_json::from_str(&row.get::<_, String>(1)?)?,
                 entity_id: row.get(2)?,
@@ -91,24 +99,28 @@ impl EndpointStore for SqliteEndpointStore {
         let mut connection = self.0.lock();
         let transaction = connection.transaction()?;
         transaction.execute(
-            "INSERT OR REPLACE INTO endpoints VALUES (?1, ?2, ?3, ?4, ?5)",
+            "INSERT OR REPLACE INTO endpoints VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
             params![
                 endpoint.name.as_str(),
                 serde_json::to_string(&endpoint.event_types)?,
                 endpoint.entity_id,
                 endpoint.provider_endpoint_id,
                 endpoint.created_at.as_microsecond(),
+                serde_json::to_string(&endpoint.registration)?,
             ],
         )?;
         transaction.execute(
             "DELETE FROM secrets WHERE endpoint = ?1",
             [endpoint.name.as_str()],
         )?;
-        for key in endpoint.keyring.keys() {
+        let signatures = endpoint.keyring.keys().iter().map(|key| (SIGNATURE, key));
+        let callbacks = endpoint.callback_tokens.keys().iter().map(|key| (CALLBACK, key));
+        for (purpose, key) in signatures.chain(callbacks) {
             transaction.execute(
-                "INSERT INTO secrets VALUES (?1, ?2, ?3, ?4)",
+                "INSERT INTO secrets VALUES (?1, ?2, ?3, ?4, ?5)",
                 params![
                     endpoint.name.as_str(),
+                    purpose,
                     key.version,
                     key.secret.expose(),
                     key.expires_at.map(Timestamp::as_microsecond),
@@ -129,11 +141,12 @@ impl EndpointStore for SqliteEndpointStore {
     }
 }
 
-fn keyring(connection: &Connection, endpoint: &str) -> Result<Keyring, StoreError> {
+fn keyring(connection: &Connection, endpoint: &str, purpose: &str) -> Result<Keyring, StoreError> {
     let mut select = connection.prepare_cached(
-        "SELECT version, secret, expires_at_us FROM secrets WHERE endpoint = ?1 ORDER BY version DESC",
+        "SELECT version, secret, expires_at_us FROM secrets
+         WHERE endpoint = ?1 AND purpose = ?2 ORDER BY version DESC",
     )?;
-    let mut rows = select.query([endpoint])?;
+    let mut rows = select.query([endpoint, purpose])?;
     let mut keys = Vec::new();
     while let Some(row) = rows.next()? {
         keys.push(Key {

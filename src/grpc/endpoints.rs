@@ -13,26 +13,27 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    endpoints::{Endpoint, EndpointChange, Endpoints, NewEndpoint},
+    endpoints::{Endpoint, EndpointChange, EndpointError, NewEndpoint, Provider, ProviderStatus, State},
     event::EndpointName,
     limits,
+    registrar::{Registrar, RegistrarError},
     secret::Secret,
 };
 
 /// Manages endpoints for gRPC callers.
 #[derive(Clone)]
 pub struct EndpointManager {
-    endpoints: Arc<Endpoints>,
+    registrar: Arc<Registrar>,
     clock: Clock,
     /// Where HeyGen reaches this service, without a slash at the end.
     public_url: Arc<str>,
 }
 
 impl EndpointManager {
-    /// A manager of these endpoints, reached under this URL.
-    pub fn new(endpoints: Arc<Endpoints>, clock: Clock, public_url: &str) -> Self {
+    /// A manager of the registrar's endpoints, reached under this URL.
+    pub fn new(registrar: Arc<Registrar>, clock: Clock, public_url: &str) -> Self {
         Self {
-            endpoints,
+            registrar,
             clock,
             public_url: public_url.trim_end_matches('/').into(),
         }
@@ -43,7 +44,9 @@ impl EndpointManager {
         &self,
         request: ManageEndpointRequest,
     ) -> Result<proto::ManageEndpointResponse, Refusal> {
-        use ask::Operation::{Create, Delete, Get, List, RotateSecret, Update};
+        use ask::Operation::{
+            Create, Delete, Get, List, Reconcile, Recreate, RotateCallbackToken, RotateSecret, Update,
+        };
         let operation = request
             .operation
             .ok_or_else(|| Refusal::field("operation", "must name what to do"))?;
@@ -53,37 +56,86 @@ impl EndpointManager {
             List(list) => answer::Result::List(self.list(&list)?),
             Update(update) => answer::Result::Update(self.update(update).await?),
             Delete(delete) => {
-                self.endpoints.delete(&name(&delete.name)?).await?;
+                self.registrar.delete(&name(&delete.name)?).await?;
                 answer::Result::Delete(answer::Delete {})
             }
             RotateSecret(rotate) => answer::Result::RotateSecret(self.rotate_secret(rotate).await?),
+            Recreate(recreate) => {
+                let endpoint = self.registrar.recreate(&name(&recreate.name)?).await?;
+                answer::Result::Recreate(answer::Recreate {
+                    endpoint: Some(self.message(&endpoint)),
+                    secret: current_secret(&endpoint),
+                })
+            }
+            Reconcile(ask::Reconcile {}) => answer::Result::Reconcile(self.reconcile().await?),
+            RotateCallbackToken(rotate) => {
+                answer::Result::RotateCallbackToken(self.rotate_callback_token(rotate).await?)
+            }
         };
         Ok(proto::ManageEndpointResponse { result: Some(result) })
     }
 
     async fn create(&self, create: ask::Create) -> Result<answer::Create, Refusal> {
-        if proto::Registration::try_from(create.registration).is_err() {
-            return Err(Refusal::field("registration", "is not a known registration"));
-        }
+        let secret = secret(create.secret)?;
+        let at_heygen = match proto::Registration::try_from(create.registration) {
+            Ok(proto::Registration::Unspecified) => self.registrar.can_register() && secret.is_none(),
+            Ok(proto::Registration::Local) => false,
+            Ok(proto::Registration::Heygen) => true,
+            Err(_) => return Err(Refusal::field("registration", "is not a known registration")),
+        };
+        let name = name(&create.name)?;
         let new = NewEndpoint {
             event_types: create.event_types,
             entity_id: create.entity_id,
             provider_endpoint_id: create.provider_endpoint_id,
-            secret: secret(create.secret)?,
+            secret,
+            ..NewEndpoint::default()
         };
-        let (endpoint, secret) = self.endpoints.create(name(&create.name)?, new).await?;
+        let endpoint = if at_heygen {
+            self.registrar.register(name, new).await?
+        } else {
+            self.registrar.create(name, new).await?
+        };
         Ok(answer::Create {
             endpoint: Some(self.message(&endpoint)),
-            secret: secret.expose().to_owned(),
+            secret: current_secret(&endpoint),
+        })
+    }
+
+    async fn reconcile(&self) -> Result<answer::Reconcile, Refusal> {
+        let walked = self.registrar.reconciler()?.walk_now().await;
+        let walked = walked.map_err(|error| Refusal::of_reconciliation(&error))?;
+        Ok(answer::Reconcile {
+            examined: walked.examined,
+            found: walked.found,
+        })
+    }
+
+    async fn rotate_callback_token(
+        &self,
+        rotate: ask::RotateCallbackToken,
+    ) -> Result<answer::RotateCallbackToken, Refusal> {
+        let name = name(&rotate.name)?;
+        let overlap = overlap(rotate.overlap)?;
+        let rotated = self
+            .registrar
+            .endpoints()
+            .rotate_callback_token(&name, overlap)
+            .await;
+        let (endpoint, token) = rotated.map_err(RegistrarError::from)?;
+        Ok(answer::RotateCallbackToken {
+            endpoint: Some(self.message(&endpoint)),
+            callback_url: format!("{}/callbacks/{name}/{}", self.public_url, token.expose()),
         })
     }
 
     fn get(&self, get: &ask::Get) -> Result<answer::Get, Refusal> {
         let name = name(&get.name)?;
         let endpoint = self
-            .endpoints
+            .registrar
+            .endpoints()
             .get(&name)
-            .ok_or(crate::endpoints::EndpointError::NotFound(name))?;
+            .ok_or(RegistrarError::Endpoint(EndpointError::NotFound(name)))?;
         Ok(answer::Get {
             endpoint: Some(self.message(&endpoint)),
         })
@@ -99,7 +151,7 @@ impl EndpointManager {
                     Refusal::field("page_token", "is damaged or was not issued by this service")
                 })?),
             };
-        let mut found = self.endpoints.list(after.as_ref(), size + 1);
+        let mut found = self.registrar.endpoints().list(after.as_ref(), size + 1);
         let more = found.len() > size;
         found.truncate(size);
         let last = found.last().filter(|_| more);
@@ -128,36 +180,40 @@ impl EndpointManager {
                 }
             }
         }
-        let endpoint = self.endpoints.update(&name(&update.name)?, change).await?;
+        let endpoint = self.registrar.update(&name(&update.name)?, change).await?;
         Ok(answer::Update {
             endpoint: Some(self.message(&endpoint)),
         })
     }
 
     async fn rotate_secret(&self, rotate: ask::RotateSecret) -> Result<answer::RotateSecret, Refusal> {
-        let overlap = events::duration(
-            "overlap",
-            rotate.overlap,
-            limits::ROTATION_OVERLAP_DEFAULT,
-            Duration::ZERO..=limits::ROTATION_OVERLAP_MAX,
-        )?;
+        let overlap = overlap(rotate.overlap)?;
         let new = secret(rotate.secret)?;
-        let (endpoint, secret) = self
-            .endpoints
-            .rotate_secret(&name(&rotate.name)?, new, overlap)
-            .await?;
+        let name = name(&rotate.name)?;
+        let endpoint = self.registrar.rotate_secret(&name, new, overlap).await?;
         Ok(answer::RotateSecret {
             endpoint: Some(self.message(&endpoint)),
-            secret: secret.expose().to_owned(),
+            secret: current_secret(&endpoint),
         })
     }
 
     fn message(&self, endpoint: &Endpoint) -> proto::Endpoint {
-        let previous_expiry = endpoint.previous_secret_expires_at(self.clock.now());
-        let state = match previous_expiry {
-            Some(_) => proto::EndpointState::Rotating,
-            None => proto::EndpointState::Active,
+        let now = self.clock.now();
+        let state = match endpoint.state(now) {
+            State::Active => proto::EndpointState::Active,
+            State::Rotating => proto::EndpointState::Rotating,
+            State::Pending => proto::EndpointState::Pending,
+            State::Disabled => proto::EndpointState::Disabled,
+            State::Failed => proto::EndpointState::Failed,
+            State::Deleting => proto::EndpointState::Deleting,
         };
+        let registration = match endpoint.provider() {
+            None => proto::Registration::Local,
+            Some(_) => proto::Registration::Heygen,
+        };
+        let reconciled_through = endpoint
+            .provider()
+            .and_then(|provider| provider.reconciled_through);
         proto::Endpoint {
             name: endpoint.name.to_string(),
             url: format!("{}/webhooks/{}", self.public_url, endpoint.name),
@@ -167,11 +223,42 @@ impl EndpointManager {
             provider_endpoint_id: endpoint.provider_endpoint_id.clone(),
             created_at: Some(timestamp(endpoint.created_at)),
             last_delivery_at: endpoint.last_delivery_at().map(timestamp),
-            registration: proto::Registration::Local.into(),
+            registration: registration.into(),
             secret_version: endpoint.secret_version(),
-            previous_secret_expires_at: previous_expiry.map(timestamp),
+            previous_secret_expires_at: endpoint.previous_secret_expires_at(now).map(timestamp),
+            provider: endpoint.provider().map(provider),
+            state_reason: endpoint.state_reason(now),
+            reconciled_through: reconciled_through.map(timestamp),
+            accepts_callbacks: !endpoint.callback_tokens.keys().is_empty(),
         }
     }
+}
+
+fn provider(provider: &Provider) -> proto::ProviderRegistration {
+    let status = match provider.status {
+        ProviderStatus::Unknown => proto::ProviderStatus::Unspecified,
+        ProviderStatus::Enabled => proto::ProviderStatus::Enabled,
+        ProviderStatus::Disabled => proto::ProviderStatus::Disabled,
+        ProviderStatus::Missing => proto::ProviderStatus::Missing,
+    };
+    proto::ProviderRegistration {
+        status: status.into(),
+        url: provider.url.clone(),
+        event_types: provider.event_types.clone(),
+        checked_at: provider.checked_at.map(timestamp),
+    }
+}
+
+fn current_secret(endpoint: &Endpoint) -> String {
+    let current = endpoint.keyring.keys().first();
+    current
+        .map(|key| key.secret.expose().to_owned())
+        .unwrap_or_default()
+}
+
+fn overlap(overlap: Option<prost_types::Duration>) -> Result<Duration, Refusal> {
+    let range = Duration::ZERO..=limits::ROTATION_OVERLAP_MAX;
+    events::duration("overlap", overlap, limits::ROTATION_OVERLAP_DEFAULT, range)
 }
 
 fn name(name: &str) -> Result<EndpointName, Refusal> {

@@ -10,8 +10,11 @@ use crate::{
     endpoints::EndpointError,
     event::{LogId, Sequence},
     filter::InvalidFilter,
+    heygen::{ApiError, Failure},
     limits,
     log::ReadError,
+    reconcile::ReconcileError,
+    registrar::RegistrarError,
     stream::TooManyStreams,
 };
 
@@ -59,6 +62,26 @@ pub enum Refusal {
     LogUnavailable,
     /// A stored record fails its checksum.
     RecordDamaged(Sequence),
+    /// What was asked for needs something that is not configured, or does not fit the endpoint's state.
+    NotPossible {
+        /// The machine-readable reason.
+        reason: &'static str,
+        /// What to do.
+        text: String,
+    },
+    /// HeyGen refuses for good.
+    HeygenRefused {
+        /// What HeyGen said.
+        text: String,
+        /// HeyGen's code, message and request id.
+        metadata: HashMap<String, String>,
+    },
+    /// HeyGen wants fewer requests.
+    HeygenRateLimited(String),
+    /// HeyGen cannot be reached, or failed.
+    HeygenUnavailable(String),
+    /// The reconciliation was not carried out.
+    NotReconciled(String),
 }
 
 impl Refusal {
@@ -130,6 +153,11 @@ impl Refusal {
             Self::LogUnavailable => {
                 (Code::Unavailable, "LOG_UNAVAILABLE", "the log cannot be read or written at the moment".into())
             }
+            Self::NotPossible { reason, text } => (Code::FailedPrecondition, reason, text.clone()),
+            Self::HeygenRefused { text, .. } => (Code::FailedPrecondition, "HEYGEN_REFUSED", text.clone()),
+            Self::HeygenRateLimited(text) => (Code::ResourceExhausted, "HEYGEN_RATE_LIMITED", text.clone()),
+            Self::HeygenUnavailable(text) => (Code::Unavailable, "HEYGEN_UNAVAILABLE", text.clone()),
+            Self::NotReconciled(text) => (Code::Unavailable, "NOT_RECONCILED", text.clone()),
             Self::RecordDamaged(sequence) => {
                 (Code::DataLoss, "RECORD_DAMAGED", format!("the record of sequence {sequence} is damaged"))
             }
@@ -142,6 +170,7 @@ impl Refusal {
             Self::CursorTrimmed { earliest } => entry("earliest_cursor", earliest),
             Self::NoEventInTime { cursor } => entry("cursor", cursor),
             Self::RecordDamaged(sequence) => entry("sequence", sequence),
+            Self::HeygenRefused { metadata, .. } => metadata.clone(),
             _ => HashMap::new(),
         }
     }
@@ -189,6 +218,62 @@ impl From<EndpointError> for Refusal {
                 tracing::error!(%error, "an endpoint could not be stored");
                 Self::LogUnavailable
             }
+        }
+    }
+}
+
+impl From<RegistrarError> for Refusal {
+    fn from(error: RegistrarError) -> Self {
+        let text = error.to_string();
+        let not_possible = |reason| Self::NotPossible {
+            reason,
+            text: text.clone(),
+        };
+        match error {
+            RegistrarError::Endpoint(error) => error.into(),
+            RegistrarError::NoCredentials => not_possible("HEYGEN_CREDENTIALS_MISSING"),
+            RegistrarError::NoPublicUrl => not_possible("PUBLIC_URL_MISSING"),
+            RegistrarError::NotOurs(_) => not_possible("ENDPOINT_IS_LOCAL"),
+            RegistrarError::Busy(_) => not_possible("OPERATION_UNDER_WAY"),
+            RegistrarError::Invalid { field, reason } => Self::field(field, reason),
+            RegistrarError::UrlTaken { .. } => Self::EndpointExists(text),
+            RegistrarError::Heygen { error, .. } => Self::of_heygen(&error, text),
+        }
+    }
+}
+
+impl Refusal {
+    /// What a failed call of HeyGen's API means to a caller.
+    fn of_heygen(error: &ApiError, text: String) -> Self {
+        match error.failure() {
+            Failure::RateLimited { .. } => Self::HeygenRateLimited(text),
+            _ if error.is_transient() => Self::HeygenUnavailable(text),
+            Failure::Refused(refusal) => {
+                let entries = [
+                    ("heygen_status", refusal.status.to_string()),
+                    ("heygen_code", refusal.code.clone()),
+                    ("heygen_message", refusal.message.clone()),
+                    ("heygen_param", refusal.param.clone()),
+                    (
+                        "heygen_request_id",
+                        error.request_id().unwrap_or_default().to_owned(),
+                    ),
+                ];
+                let said = entries.into_iter().filter(|(_, value)| !value.is_empty());
+                Self::HeygenRefused {
+                    text,
+                    metadata: said.map(|(name, value)| (name.to_owned(), value)).collect(),
+                }
+            }
+            _ => Self::HeygenUnavailable(text),
+        }
+    }
+
+    /// What a walk through HeyGen's history that ended early means to a caller.
+    pub fn of_reconciliation(error: &ReconcileError) -> Self {
+        match error {
+            ReconcileError::Heygen(cause) => Self::of_heygen(cause, format!("{error}: {cause}")),
+            ReconcileError::Append(_) | ReconcileError::Refused => Self::NotReconciled(error.to_string()),
         }
     }
 }

@@ -15,8 +15,10 @@ pub(super) enum Answer {
     Stored,
     /// Verified, and the event was durable before.
     Duplicate,
-    /// No signature of the endpoint's.
+    /// No signature or token of the endpoint's.
     Unverified,
+    /// Not verified, but HeyGen may be signing with a secret that is on its way here.
+    SecretUnderWay,
     /// No endpoint has this name.
     UnknownEndpoint,
     /// Nothing is served at this path.
@@ -49,7 +51,8 @@ impl Answer {
         self.row().0
     }
 
-    /// Name, status, text. A wrong and a missing signature have one text, so that it tells an attacker nothing.
+    /// Name, status, text. A wrong and a missing signature or token have one text, so that it tells an attacker
+    /// nothing.
     fn row(self) -> (&'static str, StatusCode, &'static str) {
         match self {
             Self::Stored => ("stored", StatusCode::OK, "stored"),
@@ -57,13 +60,18 @@ impl Answer {
             Self::Unverified => (
                 "unverified",
                 StatusCode::UNAUTHORIZED,
-                "not signed with a secret of this endpoint",
+                "the delivery is not verified",
+            ),
+            Self::SecretUnderWay => (
+                "secret_under_way",
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the endpoint is being registered or its secret rotated",
             ),
             Self::UnknownEndpoint => ("unknown_endpoint", StatusCode::NOT_FOUND, "no such endpoint"),
             Self::NoSuchPath => (
                 "no_such_path",
                 StatusCode::NOT_FOUND,
-                "deliveries go to /webhooks/{endpoint}",
+                "deliveries go to /webhooks/{endpoint}, callbacks to /callbacks/{endpoint}/{token}",
             ),
             Self::MethodNotAllowed => (
                 "method_not_allowed",

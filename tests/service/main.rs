@@ -17,7 +17,10 @@ mod endpoints;
 mod events;
 mod faults;
 mod harness;
+mod heygen;
 mod identity;
 mod ingress;
 mod process;
+#[path = "../schemas/requests.rs"]
+mod schemas;
 mod streams;

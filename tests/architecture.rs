@@ -42,12 +42,16 @@ fn sources() -> Vec<Source> {
     sources
 }
 
+fn is_test(path: &str) -> bool {
+    path.ends_with("/tests.rs") || path.contains("/tests/")
+}
+
 /// The files under `places`, tests inside them left out, that mention one of `words`.
 fn mentions(places: impl Fn(&str) -> bool, words: &[&str]) -> Vec<String> {
     let mut found = Vec::new();
     for source in sources()
         .iter()
-        .filter(|source| source.path.starts_with("src/") && places(&source.path))
+        .filter(|source| source.path.starts_with("src/") && !is_test(&source.path) && places(&source.path))
     {
         let code = source.text.split("#[cfg(test)]\nmod tests").next().unwrap();
         let code = code.lines().filter(|line| !line.trim_start().starts_with("//"));
@@ -122,4 +126,22 @@ fn every_file_opens_by_saying_what_it_owns() {
         .map(|source| source.path)
         .collect();
     assert_eq!(silent, [""; 0]);
+}
+
+#[test]
+fn registrar_and_reconciler_know_no_http_no_grpc_and_no_engine() {
+    let places = |path: &str| path.starts_with("src/registrar") || path == "src/reconcile.rs";
+    assert_eq!(
+        mentions(places, &["reqwest", "axum", "hyper", "grpc::", "tonic", "sqlite"]),
+        [""; 0]
+    );
+}
+
+#[test]
+fn the_client_of_heygens_api_knows_nothing_of_ours() {
+    let places = |path: &str| path.starts_with("src/heygen");
+    assert_eq!(
+        mentions(places, &["endpoints::", "log::", "grpc::", "tonic", "sqlite"]),
+        [""; 0]
+    );
 }

@@ -37,6 +37,7 @@ export CARGO_INSTALL_ROOT=$target/readme CARGO_TARGET_DIR=$target PATH="$target/
 } >"$work/commands.sh"
 (cd "$work" && timeout 900 bash commands.sh) >"$work/output"
 grep -q '"typeName":"avatar_video.fail"' "$work/output"
+grep -q '31 events, each arrived once.' "$work/output"
 grep -q '^hookstream_deliveries_total{outcome="stored"} 2$' "$work/output"
 
 tests/clients/python/run --install-only

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use futures_util::future::join_all;
+use futures_util::{StreamExt, future::join_all};
 use hookstream::grpc::proto::{
     AwaitEventRequest, EventFilter, SubscribeEventsRequest, await_event_request,
     subscribe_events_request::Start, subscribe_events_response::Frame,
@@ -109,6 +109,55 @@ async fn a_heartbeat_carries_a_cursor_past_what_the_filter_skipped() {
         }
     };
     assert_eq!(heartbeat.cursor, service.stored().await[0].cursor);
+}
+
+/// More events than memory keeps, so that the slow one falls back to the log.
+#[tokio::test(flavor = "multi_thread")]
+async fn i5_a_hundred_fast_readers_get_everything_beside_one_that_takes_an_event_a_second() {
+    const EVENTS: u64 = 20_000;
+    let service = Hookstream::start();
+    let sender = service.endpoint("dev").await;
+    let mut slow = service.subscribe(SubscribeEventsRequest::default()).await;
+    assert!(matches!(slow.frame().await.unwrap(), Some(Frame::CaughtUp(_))));
+    let mut fast = Vec::new();
+    for _ in 0..10 {
+        let mut client = service.client().await;
+        for _ in 0..10 {
+            let frames = client
+                .subscribe_events(SubscribeEventsRequest::default())
+                .await
+                .unwrap();
+            let mut stream = crate::harness::Stream::from(frames.into_inner());
+            assert!(matches!(stream.frame().await.unwrap(), Some(Frame::CaughtUp(_))));
+            fast.push(tokio::spawn(async move {
+                for sequence in 1..=EVENTS {
+                    assert_eq!(stream.event().await.sequence, sequence);
+                }
+            }));
+        }
+    }
+    let taking_its_time = tokio::spawn(async move {
+        let mut ticks = tokio::time::interval(Duration::from_secs(1));
+        for sequence in 1..=EVENTS {
+            if sequence <= 5 {
+                ticks.tick().await;
+            }
+            assert_eq!(slow.event().await.sequence, sequence);
+        }
+    });
+    let deliveries = (0..EVENTS).map(|number| {
+        let (sender, body) = (sender.clone(), body("avatar_video.success", number));
+        async move { assert_eq!(sender.deliver(body).await, 200) }
+    });
+    futures_util::stream::iter(deliveries)
+        .for_each_concurrent(64, |delivery| delivery)
+        .await;
+    for joined in join_all(fast).await {
+        joined.unwrap();
+    }
+    taking_its_time.await.unwrap();
+    let resident = service.resident_bytes();
+    assert!(resident < 300 * 1024 * 1024, "{} MiB", resident / 1024 / 1024);
 }
 
 /// The events are large, so that the slow stream's windows and the memory of the service cannot hold them.

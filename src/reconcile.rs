@@ -3,7 +3,8 @@
 //!
 //! An entry belongs to every endpoint that HeyGen should have delivered it to. Whether the log has it is decided by the
 //! entry's `event_id`, or, because a delivery need not carry one, by the log's rule for twins. Entries younger than the
-//! grace period are left alone: their delivery may be on its way.
+//! grace period are left alone: their delivery may be on its way. So are those that retention would have removed: the log
+//! no longer knows whether it had them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,10 +25,11 @@ use crate::{
     clock::Clock,
     decode::Envelope,
     endpoints::{Endpoint, Endpoints, State},
-    event::{EndpointName, NewEvent},
+    event::{EndpointName, NewEvent, Sequence},
+    filter::Filter,
     heygen::{ApiError, Heygen, HistoryEvent},
     limits,
-    log::{AppendError, EventLog, Outcome},
+    log::{AppendError, Direction, EventLog, Limit, Outcome, Range, ReadError},
 };
 
 /// Looks for events that were never delivered.
@@ -37,6 +39,7 @@ pub struct Reconciler {
     log: Arc<dyn EventLog>,
     clock: Clock,
     grace: Duration,
+    retention_age: Option<Duration>,
     due: Notify,
     waiting: Mutex<Vec<oneshot::Sender<WalkResult>>>,
     metrics: ReconcileMetrics,
@@ -59,6 +62,9 @@ pub enum ReconcileError {
     /// HeyGen's history cannot be read.
     #[error("HeyGen's event history cannot be read")]
     Heygen(#[from] ApiError),
+    /// The log cannot be read.
+    #[error("the log cannot be read")]
+    Read(#[from] ReadError),
     /// The log does not take events.
     #[error("an event from HeyGen's history could not be stored")]
     Append(#[from] AppendError),
@@ -101,13 +107,14 @@ impl ReconcileMetrics {
 }
 
 impl Reconciler {
-    /// A reconciler that leaves entries younger than `grace` alone. Until [`Reconciler::run`] runs it does nothing.
+    /// A reconciler that leaves entries younger than `grace` or older than `retention_age` alone. Until [`Reconciler::run`] runs it does nothing.
     pub fn new(
         heygen: Heygen,
         endpoints: Arc<Endpoints>,
         log: Arc<dyn EventLog>,
         clock: Clock,
         grace: Duration,
+        retention_age: Option<Duration>,
         registry: &mut Registry,
     ) -> Self {
         let metrics = ReconcileMetrics::default();
@@ -118,6 +125,7 @@ impl Reconciler {
             log,
             clock,
             grace,
+            retention_age,
             due: Notify::new(),
             waiting: Mutex::default(),
             metrics,
@@ -202,7 +210,8 @@ impl Reconciler {
             return Ok(walked);
         }
         let of_age = before(self.clock.now(), self.grace);
-        let ground = known_ground(&receivers);
+        let kept_since = self.kept_since().await?;
+        let ground = known_ground(&receivers).max(kept_since);
         let mut token = None;
         let mut reported = Instant::now();
         loop {
@@ -213,7 +222,12 @@ impl Reconciler {
                 .events
                 .into_iter()
                 .rev()
-                .filter(|entry| entry.created_at.is_none_or(|created_at| created_at <= of_age));
+                .filter(|entry| entry.created_at.is_none_or(|created_at| created_at <= of_age))
+                .filter(|entry| {
+                    entry
+                        .created_at
+                        .is_none_or(|at| kept_since.is_none_or(|since| at >= since))
+                });
             walked.found += self.take_in(&receivers, old_enough.collect()).await?;
             if reported.elapsed() >= limits::PROGRESS_INTERVAL {
                 reported = Instant::now();
@@ -233,6 +247,29 @@ impl Reconciler {
         }
         self.note_ground(&receivers, of_age).await;
         Ok(walked)
+    }
+
+    /// Since when the log has everything that it had; `None` if retention has removed nothing and never will.
+    async fn kept_since(&self) -> Result<Option<Timestamp>, ReconcileError> {
+        let by_age = self.retention_age.map(|age| before(self.clock.now(), age));
+        let bounds = self.log.bounds();
+        if bounds.trimmed == Sequence::ZERO {
+            return Ok(by_age);
+        }
+        let range = Range {
+            after: bounds.trimmed,
+            through: bounds.tail,
+        };
+        let limit = Limit {
+            events: 1,
+            bytes: usize::MAX,
+        };
+        let read = self
+            .log
+            .read(range, Direction::Forward, &Filter::default(), limit)
+            .await?;
+        let oldest = read.events.first().map(|event| event.event.received_at);
+        Ok(by_age.max(oldest))
     }
 
     /// The endpoints that HeyGen delivers to.
@@ -326,4 +363,158 @@ fn before(time: Timestamp, duration: Duration) -> Timestamp {
         .ok()
         .and_then(|duration| time.checked_sub(duration).ok())
         .unwrap_or(Timestamp::MIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    use super::*;
+    use crate::{
+        endpoints::{NewEndpoint, Provider, Registration, sqlite::SqliteEndpointStore},
+        event::LogId,
+        heygen::Credentials,
+        log::{Retention, memory::MemoryLog},
+        secret::Secret,
+        stand_in::{Settings, StandIn},
+    };
+
+    const DAY: i64 = 24 * 3600;
+
+    struct World {
+        heygen: StandIn,
+        log: Arc<MemoryLog>,
+        reconciler: Reconciler,
+        now: Arc<AtomicI64>,
+        _directory: tempfile::TempDir,
+    }
+
+    impl World {
+        async fn start(retention_age: Option<Duration>) -> Self {
+            let now = Arc::new(AtomicI64::new(1_780_000_000));
+            let told = Arc::clone(&now);
+            let clock = Clock::new(move || Timestamp::from_second(told.load(Ordering::SeqCst)).unwrap());
+            let settings = Settings {
+                api_key: "key".to_owned(),
+                clock: clock.clone(),
+                ..Settings::default()
+            };
+            let heygen = StandIn::start(settings).await.unwrap();
+            let directory = tempfile::tempdir().unwrap();
+            let store = SqliteEndpointStore::open(&directory.path().join("state.db")).unwrap();
+            let endpoints = Arc::new(Endpoints::load(Arc::new(store), clock.clone()).unwrap());
+            let new = NewEndpoint {
+                secret: Some(Secret::generate()),
+                registration: Registration::Heygen(Box::default()),
+                ..NewEndpoint::default()
+            };
+            endpoints.create("prod".parse().unwrap(), new).await.unwrap();
+            let log = Arc::new(MemoryLog::new(LogId::new(1)));
+            let key = Credentials::ApiKey(Secret::new("key".to_owned()).unwrap());
+            let client = Heygen::new(&heygen.base_url(), key).unwrap();
+            let shared: Arc<dyn EventLog> = Arc::clone(&log) as _;
+            let (grace, mut registry) = (Duration::from_secs(60), Registry::default());
+            let reconciler = Reconciler::new(
+                client,
+                endpoints,
+                shared,
+                clock,
+                grace,
+                retention_age,
+                &mut registry,
+            );
+            Self {
+                heygen,
+                log,
+                reconciler,
+                now,
+                _directory: directory,
+            }
+        }
+
+        fn happen(&self, number: u64) {
+            self.heygen.emit("avatar_video.success", number);
+        }
+
+        fn pass(&self, seconds: i64) {
+            self.now.fetch_add(seconds, Ordering::SeqCst);
+        }
+
+        async fn found(&self) -> u64 {
+            self.reconciler.walk().await.unwrap().found
+        }
+    }
+
+    #[tokio::test]
+    async fn an_entry_younger_than_the_grace_period_is_left_alone() {
+        let world = World::start(None).await;
+        world.happen(1);
+        world.pass(59);
+        assert_eq!(world.found().await, 0);
+        world.pass(1);
+        assert_eq!(world.found().await, 1);
+        assert_eq!(world.found().await, 0);
+    }
+
+    #[tokio::test]
+    async fn a_walk_ends_on_known_ground() {
+        let world = World::start(None).await;
+        (0..500).for_each(|number| world.happen(number));
+        world.pass(DAY);
+        assert_eq!(
+            world.reconciler.walk().await.unwrap(),
+            Walked {
+                examined: 500,
+                found: 500
+            }
+        );
+        world.pass(DAY);
+        world.happen(1000);
+        world.pass(DAY);
+        let walked = world.reconciler.walk().await.unwrap();
+        assert_eq!(
+            walked,
+            Walked {
+                examined: 100,
+                found: 1
+            }
+        );
+    }
+
+    #[tokio::test]
+    async fn what_retention_removed_is_not_taken_for_undelivered() {
+        let world = World::start(Some(Duration::from_secs(30 * 24 * 3600))).await;
+        world.happen(1);
+        world.pass(20 * DAY);
+        world.happen(2);
+        world.pass(DAY);
+        assert_eq!(world.found().await, 2);
+        world.pass(DAY);
+        let retention = Retention {
+            age: Some(Duration::from_secs(3600)),
+            size_bytes: None,
+        };
+        world.happen(3);
+        world.pass(3600);
+        assert_eq!(world.found().await, 1);
+        world
+            .log
+            .trim(retention, world.reconciler.clock.now())
+            .await
+            .unwrap();
+        assert_eq!(world.log.bounds().trimmed, Sequence::new(2));
+        let forget = |provider: &mut Provider| provider.reconciled_through = None;
+        world
+            .reconciler
+            .endpoints
+            .observe(&"prod".parse().unwrap(), forget)
+            .await
+            .unwrap();
+        assert_eq!(world.found().await, 0);
+        // By age: an entry that would be removed at once is not taken in.
+        let world = World::start(Some(Duration::from_secs(30 * 24 * 3600))).await;
+        world.happen(1);
+        world.pass(31 * DAY);
+        assert_eq!(world.found().await, 0);
+    }
 }

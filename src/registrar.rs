@@ -229,7 +229,39 @@ impl Registrar {
             // HeyGen refuses for good: then nothing is made here either.
             self.endpoints.delete(&name).await?;
         }
-        driven
+        let endpoint = driven?;
+        if let Some(id) = self.earlier_rival(&endpoint, &url).await {
+            self.begin(&name, Operation::Remove).await?;
+            // If HeyGen cannot be reached it is done later.
+            let _ = self.drive(&name).await;
+            return Err(RegistrarError::UrlTaken { url, id });
+        }
+        Ok(endpoint)
+    }
+
+    /// Another registration of this URL that is not certainly younger than ours. Two processes that register one name at the
+    /// same moment do not see each other before, so at least one of them has to look afterwards and give way.
+    async fn earlier_rival(&self, endpoint: &Endpoint, url: &str) -> Option<String> {
+        let registrations = match self.heygen().ok()?.registrations().await {
+            Ok(registrations) => registrations,
+            Err(error) => {
+                tracing::warn!(%error, "it is not known whether another process registered the same URL");
+                return None;
+            }
+        };
+        let id = &endpoint.provider_endpoint_id;
+        let ours = registrations.iter().find(|known| known.id == *id)?.created_at;
+        let rivals = registrations
+            .iter()
+            .filter(|known| known.url == url && known.id != *id);
+        rivals
+            .filter(|rival| {
+                rival
+                    .created_at
+                    .is_none_or(|theirs| ours.is_none_or(|ours| theirs <= ours))
+            })
+            .map(|rival| rival.id.clone())
+            .next()
     }
 
     /// Changes what an endpoint is meant for.

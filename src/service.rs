@@ -114,6 +114,7 @@ impl Service {
                 log,
                 clock.clone(),
                 grace,
+                config.retention.age,
                 &mut registry,
             ))
         });

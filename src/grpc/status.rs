@@ -273,7 +273,9 @@ impl Refusal {
     pub fn of_reconciliation(error: &ReconcileError) -> Self {
         match error {
             ReconcileError::Heygen(cause) => Self::of_heygen(cause, format!("{error}: {cause}")),
-            ReconcileError::Append(_) | ReconcileError::Refused => Self::NotReconciled(error.to_string()),
+            ReconcileError::Append(_) | ReconcileError::Read(_) | ReconcileError::Refused => {
+                Self::NotReconciled(error.to_string())
+            }
         }
     }
 }

@@ -15,6 +15,7 @@ macro_rules! conformance {
     };
 }
 
+mod twin_schedules;
 mod twins;
 
 use std::{fs, sync::Arc, time::Duration};

@@ -54,7 +54,15 @@ impl World {
             heygen: StandIn::start(settings).await.unwrap(),
             directory: Arc::new(tempfile::tempdir().unwrap()),
             ingress: port.to_string(),
-            flags: vec!["--heygen-check-interval", "100ms", "--reconcile-interval", "none"],
+            // A grace that is long enough for a delivery that is neither lost nor late.
+            flags: vec![
+                "--heygen-check-interval",
+                "100ms",
+                "--reconcile-interval",
+                "none",
+                "--reconcile-grace",
+                "1s",
+            ],
             api_key: API_KEY,
         }
     }
@@ -63,9 +71,6 @@ impl World {
         let base = self.heygen.base_url();
         let mut flags = vec!["--heygen-api-base", &base, "--ingress-listen", &self.ingress];
         flags.extend(&self.flags);
-        if !self.flags.contains(&"--reconcile-grace") {
-            flags.extend(["--reconcile-grace", "0s"]);
-        }
         let variables = HashMap::from([("HOOKSTREAM_HEYGEN_API_KEY", self.api_key.to_owned())]);
         Hookstream::start_in(Arc::clone(&self.directory), &flags, &variables)
     }
@@ -216,9 +221,7 @@ async fn a_shell_registers_an_endpoint_with_its_patterns_spelled_out() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_lost_is_found_once_and_a_late_delivery_of_it_is_no_second_event() {
-    let mut world = World::start(Settings::default()).await;
-    // Long enough for a delivery that is neither lost nor late.
-    world.flags.extend(["--reconcile-grace", "1s"]);
+    let world = World::start(Settings::default()).await;
     let service = world.serve();
     created(&service).await;
     world.heygen.emit("avatar_video.success", 1);
@@ -525,6 +528,55 @@ async fn heygen_out_of_reach_leaves_an_endpoint_pending_and_it_is_registered_whe
     assert!(status.message().contains("tried again"), "{}", status.message());
     until_state(&service, EndpointState::Active).await;
     assert_eq!(world.heygen.registrations().len(), 1);
+    drop(service);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_processes_that_register_one_name_at_once_do_not_both_keep_it() {
+    let world = World::start(Settings::default()).await;
+    let base = world.heygen.base_url();
+    let url = format!("http://{}", world.ingress);
+    let flags = ["--heygen-api-base", &base, "--public-url", &url];
+    let variables = HashMap::from([("HOOKSTREAM_HEYGEN_API_KEY", API_KEY.to_owned())]);
+    let start = || Hookstream::start_in(Arc::new(tempfile::tempdir().unwrap()), &flags, &variables);
+    for _ in 0..5 {
+        let (one, other) = (start(), start());
+        let (first, second) = tokio::join!(ask(&one, create(&[])), ask(&other, create(&[])));
+        let kept = [&first, &second].iter().filter(|result| result.is_ok()).count();
+        assert!(kept <= 1, "{first:?} {second:?}");
+        assert_eq!(world.heygen.registrations().len(), kept);
+        for (service, result) in [(&one, &first), (&other, &second)] {
+            match result {
+                Ok(_) => drop(
+                    ask(service, Operation::Delete(Delete { name: NAME.into() }))
+                        .await
+                        .unwrap(),
+                ),
+                Err(status) => assert_eq!(status.code(), Code::AlreadyExists, "{status:?}"),
+            }
+        }
+    }
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_are_rotated_by_age_and_deliveries_go_on() {
+    let mut world = World::start(Settings::default()).await;
+    world.flags.extend(["--rotate-secrets-after", "500ms"]);
+    let service = world.serve();
+    created(&service).await;
+    let deadline = Instant::now() + PATIENCE;
+    let mut number = 0;
+    while endpoint(&service).await.secret_version < 4 {
+        assert!(Instant::now() < deadline);
+        world.heygen.emit("avatar_video.success", number);
+        number += 1;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    world.heygen.settled().await;
+    reconcile(&service).await;
+    compare(&world.heygen, &service.stored().await);
     drop(service);
     world.end().await;
 }

@@ -9,7 +9,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use parking_lot::Mutex;
 use prometheus_client::{
     metrics::{counter::Counter, gauge::Gauge},
@@ -359,10 +359,7 @@ fn known_ground(receivers: &[Receiver]) -> Option<Timestamp> {
 }
 
 fn before(time: Timestamp, duration: Duration) -> Timestamp {
-    SignedDuration::try_from(duration)
-        .ok()
-        .and_then(|duration| time.checked_sub(duration).ok())
-        .unwrap_or(Timestamp::MIN)
+    time.checked_sub(duration).unwrap_or(Timestamp::MIN)
 }
 
 #[cfg(test)]

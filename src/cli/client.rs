@@ -30,6 +30,14 @@ pub struct Server {
 }
 
 impl Server {
+    /// What a client command needs on its line to reach this server; nothing if that is the default.
+    pub fn flag(&self) -> String {
+        match self.server.as_str() {
+            "http://127.0.0.1:50051" => String::new(),
+            other => format!(" --server {other}"),
+        }
+    }
+
     /// Connects.
     pub async fn connect(&self) -> anyhow::Result<Client> {
         let endpoint = Endpoint::from_shared(self.server.clone())

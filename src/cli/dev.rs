@@ -294,15 +294,7 @@ fn next_steps(
     secret_file: &Path,
     last: Option<&Event>,
 ) -> anyhow::Result<()> {
-    let program = std::env::current_exe().unwrap_or_else(|_| "hookstream".into());
-    let here = std::env::current_dir().unwrap_or_default();
-    let program = program.strip_prefix(&here).unwrap_or(&program).display();
-    let port_is_default = server.server == "http://127.0.0.1:50051";
-    let at = if port_is_default {
-        String::new()
-    } else {
-        format!(" --server {}", server.server)
-    };
+    let (program, at) = (output::program(), server.flag());
     let url_is_default = service.ingress_address.to_string() == "127.0.0.1:8080";
     let to = if url_is_default {
         String::new()

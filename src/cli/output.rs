@@ -14,6 +14,17 @@ use prost_reflect::{DescriptorPool, DynamicMessage};
 
 use crate::grpc::proto::{self, Event};
 
+/// This program as a person here would call it.
+pub fn program() -> String {
+    let program = std::env::current_exe().unwrap_or_else(|_| "hookstream".into());
+    let here = std::env::current_dir().unwrap_or_default();
+    program
+        .strip_prefix(&here)
+        .unwrap_or(&program)
+        .display()
+        .to_string()
+}
+
 /// One line of protobuf-JSON.
 pub fn json<M: Message + Name>(message: &M) -> anyhow::Result<String> {
     static POOL: OnceLock<Option<DescriptorPool>> = OnceLock::new();

@@ -244,13 +244,7 @@ async fn reconcile(client: &mut Client) -> anyhow::Result<u64> {
 }
 
 fn next_steps(out: &mut impl Write, server: &Server) -> anyhow::Result<()> {
-    let program = std::env::current_exe().unwrap_or_else(|_| "hookstream".into());
-    let here = std::env::current_dir().unwrap_or_default();
-    let program = program.strip_prefix(&here).unwrap_or(&program).display();
-    let at = match server.server.as_str() {
-        "http://127.0.0.1:50051" => String::new(),
-        other => format!(" --server {other}"),
-    };
+    let (program, at) = (output::program(), server.flag());
     writeln!(
         out,
         "Something happens every {} s. Try next, in another shell:\n",

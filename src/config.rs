@@ -1,173 +1,25 @@
-//! The configuration: flags over environment over a TOML file over defaults. Owns every setting's name, default and
-//! meaning; refuses to act on any.
+//! The configuration: flags over environment over a TOML file over defaults. Owns what a configuration is and which ones
+//! are valid; refuses to act on any.
 
-use std::{env, fmt, fs, path::PathBuf, time::Duration};
+mod layers;
+mod settings;
+mod values;
+
+use std::{fmt, path::PathBuf, time::Duration};
 
 use bytesize::ByteSize;
-use clap::{Arg, ArgMatches, parser::ValueSource};
+use clap::ArgMatches;
 
+use self::values::*;
+pub use self::{
+    layers::{Sourced, layers},
+    settings::args,
+};
 use crate::{
-    heygen::{self, Credentials, Heygen},
+    heygen::{Credentials, Heygen},
     log::Retention,
     secret::Secret,
 };
-
-/// One setting: a flag `--key`, a variable `HOOKSTREAM_KEY`, and a key in the file.
-#[derive(Debug)]
-pub struct Setting {
-    /// Its name, with dashes.
-    pub key: &'static str,
-    value_name: &'static str,
-    default: Option<&'static str>,
-    help: &'static str,
-}
-
-/// All settings of the service, in the order of the help.
-pub const SETTINGS: [Setting; 18] = [
-    Setting {
-        key: "ingress-listen",
-        value_name: "HOST:PORT",
-        default: Some("127.0.0.1:8080"),
-        help: "Where HeyGen's deliveries arrive. Every delivery is verified, so this may face the internet",
-    },
-    Setting {
-        key: "grpc-listen",
-        value_name: "HOST:PORT",
-        default: Some("127.0.0.1:50051"),
-        help: "Where backends connect",
-    },
-    Setting {
-        key: "admin-listen",
-        value_name: "HOST:PORT",
-        default: Some("127.0.0.1:9090"),
-        help: "Where /livez, /readyz and /metrics are",
-    },
-    Setting {
-        key: "insecure",
-        value_name: "BOOL",
-        default: Some("false"),
-        help: "Serve gRPC and admin beyond loopback although they ask for no credentials",
-    },
-    Setting {
-        key: "public-url",
-        value_name: "URL",
-        default: None,
-        help: "Where HeyGen reaches the ingress, such as https://hooks.example.com; without it, the ingress address",
-    },
-    Setting {
-        key: "heygen-api-base",
-        value_name: "URL",
-        default: Some(heygen::BASE_URL),
-        help: "HeyGen's API",
-    },
-    Setting {
-        key: "heygen-api-key-file",
-        value_name: "FILE",
-        default: None,
-        help: "A file with HeyGen's API key, to keep registrations and read the event history; or HOOKSTREAM_HEYGEN_API_KEY",
-    },
-    Setting {
-        key: "heygen-oauth-token-file",
-        value_name: "FILE",
-        default: None,
-        help: "The same with an OAuth access token instead of an API key; or HOOKSTREAM_HEYGEN_OAUTH_TOKEN",
-    },
-    Setting {
-        key: "heygen-check-interval",
-        value_name: "DURATION",
-        default: Some("1min"),
-        help: "How often HeyGen is asked whether registrations are still enabled, and what failed is tried again",
-    },
-    Setting {
-        key: "reconcile-interval",
-        value_name: "DURATION",
-        default: Some("15min"),
-        help: "How often HeyGen's event history is searched for undelivered events; `none` for only when asked",
-    },
-    Setting {
-        key: "reconcile-grace",
-        value_name: "DURATION",
-        default: Some("5min"),
-        help: "How old an entry of the history must be to count as undelivered: its delivery may be on its way",
-    },
-    Setting {
-        key: "rotate-secrets-after",
-        value_name: "DURATION",
-        default: Some("none"),
-        help: "Rotate the secrets of endpoints registered by this service at this age, such as 90days; `none` for never",
-    },
-    Setting {
-        key: "data-dir",
-        value_name: "DIR",
-        default: Some("./hookstream-data"),
-        help: "Where everything is stored; made if missing",
-    },
-    Setting {
-        key: "log",
-        value_name: "ENGINE",
-        default: Some("sqlite"),
-        help: "The event log: sqlite",
-    },
-    Setting {
-        key: "retention-age",
-        value_name: "DURATION",
-        default: Some("30days"),
-        help: "Remove events received longer ago than this, such as 12h or 30days; `none` keeps them",
-    },
-    Setting {
-        key: "retention-size",
-        value_name: "SIZE",
-        default: Some("10GiB"),
-        help: "Remove the oldest events while the log is larger than this, such as 500MiB; `none` for no bound",
-    },
-    Setting {
-        key: "drain-deadline",
-        value_name: "DURATION",
-        default: Some("10s"),
-        help: "How long open calls may take to end after SIGTERM",
-    },
-    Setting {
-        key: "log-format",
-        value_name: "FORMAT",
-        default: Some("auto"),
-        help: "auto (text on a terminal, else json), text or json. HOOKSTREAM_LOG_LEVEL sets the level (default info)",
-    },
-];
-
-impl Setting {
-    fn variable(&self) -> String {
-        format!("HOOKSTREAM_{}", self.key.replace('-', "_").to_uppercase())
-    }
-
-    fn arg(&self) -> Arg {
-        let default = self
-            .default
-            .map(|default| format!(" [default: {default}]"))
-            .unwrap_or_default();
-        let arg = Arg::new(self.key)
-            .long(self.key)
-            .env(self.variable())
-            .hide_env_values(true);
-        let arg = arg
-            .value_name(self.value_name)
-            .help(format!("{}{default}", self.help));
-        if self.value_name == "BOOL" {
-            arg.num_args(0..=1).default_missing_value("true")
-        } else {
-            arg
-        }
-    }
-}
-
-/// The flags of all settings, and `--config`.
-pub fn args() -> impl Iterator<Item = Arg> {
-    let file = Arg::new("config")
-        .long("config")
-        .env("HOOKSTREAM_CONFIG")
-        .value_name("FILE")
-        .help("A TOML file with any of these settings, such as `retention-age = \"7days\"`");
-    std::iter::once(file).chain(SETTINGS.iter().map(Setting::arg))
-}
 
 /// The form of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -220,75 +72,6 @@ impl fmt::Display for ConfigError {
         f.write_str("the configuration is not valid:")?;
         self.0.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
     }
-}
-
-/// A value with the place it came from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sourced {
-    /// The setting's name.
-    pub key: &'static str,
-    /// The value as text; `None` where neither anybody nor a default sets it.
-    pub value: Option<String>,
-    /// Where it was set, as a person would say it.
-    pub source: String,
-}
-
-/// Every setting's value and where it came from, not yet read.
-pub fn layers(matches: &ArgMatches) -> Result<Vec<Sourced>, ConfigError> {
-    let mut problems = Vec::new();
-    let path = matches.get_one::<String>("config");
-    let file = path.map(|path| (path, read_file(path, &mut problems)));
-    let layered = SETTINGS
-        .iter()
-        .map(|setting| {
-            let given = matches.get_one::<String>(setting.key).cloned();
-            let in_file = || {
-                let (path, table) = file.as_ref()?;
-                let value = match table.get(setting.key)? {
-                    toml::Value::String(text) => text.clone(),
-                    other => other.to_string(),
-                };
-                Some((value, format!("{} in {path}", setting.key)))
-            };
-            let (value, source) = match (given, matches.value_source(setting.key)) {
-                (Some(value), Some(ValueSource::EnvVariable)) => (Some(value), setting.variable()),
-                (Some(value), _) => (Some(value), format!("--{}", setting.key)),
-                (None, _) => match in_file() {
-                    Some((value, source)) => (Some(value), source),
-                    None => (setting.default.map(str::to_owned), "default".to_owned()),
-                },
-            };
-            Sourced {
-                key: setting.key,
-                value,
-                source,
-            }
-        })
-        .collect();
-    if problems.is_empty() {
-        Ok(layered)
-    } else {
-        Err(ConfigError(problems))
-    }
-}
-
-fn read_file(path: &str, problems: &mut Vec<String>) -> toml::Table {
-    let text = fs::read_to_string(path).unwrap_or_else(|error| {
-        problems.push(format!("{path}: cannot be read: {error}"));
-        String::new()
-    });
-    let table: toml::Table = text.parse().unwrap_or_else(|error: toml::de::Error| {
-        problems.push(format!("{path}: is not TOML: {}", error.message()));
-        toml::Table::new()
-    });
-    for key in table
-        .keys()
-        .filter(|key| SETTINGS.iter().all(|setting| setting.key != key.as_str()))
-    {
-        let known = SETTINGS.map(|setting| setting.key).join(", ");
-        problems.push(format!("{path}: `{key}` is not a setting; there are {known}"));
-    }
-    table
 }
 
 impl Config {
@@ -430,89 +213,6 @@ impl Reader<'_> {
             otherwise
         })
     }
-}
-
-/// The secret in a file; one newline at its end is not part of it.
-fn secret_in_file(path: &str) -> Result<Secret, String> {
-    let text = fs::read_to_string(path).map_err(|error| format!("cannot be read: {error}"))?;
-    let secret = text.strip_suffix('\n').unwrap_or(&text);
-    Secret::new(secret.to_owned()).map_err(|_| "is empty or holds more than a key".to_owned())
-}
-
-/// The secret in a variable, which is no flag, so that none is ever seen among a process's arguments.
-#[allow(clippy::disallowed_methods, reason = "this is where the environment is read")]
-fn secret_in_variable(name: &str) -> Result<Option<Secret>, String> {
-    match env::var(name) {
-        Ok(secret) => Secret::new(secret)
-            .map(Some)
-            .map_err(|_| format!("{name}: is empty or holds more than a key")),
-        Err(env::VarError::NotPresent) => Ok(None),
-        Err(env::VarError::NotUnicode(_)) => Err(format!("{name}: is not UTF-8")),
-    }
-}
-
-/// A stand-in for HeyGen on this machine, which takes any URL.
-fn is_loopback_url(url: &str) -> bool {
-    let url = url.parse::<http::Uri>().ok();
-    let host = url.as_ref().and_then(http::Uri::host).unwrap_or_default();
-    is_loopback(host)
-}
-
-fn is_loopback(host: &str) -> bool {
-    let host = host.trim_matches(['[', ']']);
-    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
-}
-
-fn address(text: &str) -> Result<String, String> {
-    let (host, port) = text.rsplit_once(':').unwrap_or_default();
-    let valid = !host.is_empty() && port.parse::<u16>().is_ok();
-    valid
-        .then(|| text.to_owned())
-        .ok_or_else(|| "is not HOST:PORT, such as 127.0.0.1:8080".to_owned())
-}
-
-fn private_address(text: &str, insecure: bool) -> Result<String, String> {
-    let text = address(text)?;
-    if is_loopback(text.rsplit_once(':').map_or("", |(host, _)| host)) || insecure {
-        return Ok(text);
-    }
-    Err("would let anybody who reaches it read events and manage endpoints: use a loopback address and a proxy that \
-         authenticates, or give --insecure if the network is yours alone"
-        .to_owned())
-}
-
-fn public_url(text: &str) -> Result<String, String> {
-    let url = text.parse::<http::Uri>().ok();
-    let valid = url.is_some_and(|url| {
-        matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some() && url.query().is_none()
-    });
-    valid
-        .then(|| text.to_owned())
-        .ok_or_else(|| "is not a URL such as https://hooks.example.com".to_owned())
-}
-
-fn optional<T, E: fmt::Display>(
-    text: &str,
-    parse: impl FnOnce(&str) -> Result<T, E>,
-) -> Result<Option<T>, String> {
-    if text == "none" {
-        Ok(None)
-    } else {
-        parse(text)
-            .map(Some)
-            .map_err(|error| format!("is not valid: {error}"))
-    }
-}
-
-fn positive_duration(text: &str) -> Result<Duration, String> {
-    duration(text).and_then(|duration| match duration {
-        Duration::ZERO => Err("is no time at all".to_owned()),
-        duration => Ok(duration),
-    })
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|_| "is not a duration such as 90s, 12h or 30days".to_owned())
 }
 
 #[cfg(test)]

@@ -20,7 +20,6 @@
 //! | [`event`], [`cursor`], [`filter`] | the vocabulary: event, sequence, identity, cursor, filter |
 //! | [`log`] | the contract of the event log; `log::sqlite` is the engine, `log::memory` the reference |
 //! | [`endpoints`] | names, secrets and states of the endpoints |
-//! | [`heygen`] | HeyGen's API: typed calls, retries, errors |
 //! | [`registrar`] | registrations at HeyGen kept in step with the endpoints, through any crash |
 //! | [`reconcile`] | what HeyGen could not deliver, found in its history |
 //! | [`hub`] | the newest events, encoded once, and who waits for which |
@@ -29,6 +28,7 @@
 //! | [`heygen`] | HeyGen's management API, called; knows no endpoint of ours, no storage, no gRPC |
 //! | [`admin`] | liveness, readiness, metrics |
 //! | [`transport`] | sockets, connection limits, the orderly end of connections |
+//! | [`peer`] | the words for who is at the other end of a connection |
 //! | [`http_client`] | how a connection to somebody else is made |
 //! | [`service`] | the composition root: the one place that names concrete engines |
 //! | [`config`], [`limits`], [`data_dir`] | settings, bounds, the data directory |
@@ -75,6 +75,7 @@ pub mod hub;
 pub mod ingress;
 pub mod limits;
 pub mod log;
+pub mod peer;
 pub mod reconcile;
 pub mod registrar;
 pub mod samples;

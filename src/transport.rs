@@ -16,7 +16,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{limits, tasks::Tasks};
+use tower::ServiceExt;
+
+use crate::{limits, peer::Peer, tasks::Tasks};
 
 /// The connections of one listener.
 #[derive(Clone, Debug)]
@@ -95,7 +97,7 @@ impl Server {
         stop.run_until_cancelled(serve).await;
     }
 
-    async fn serve(&self, socket: TcpStream, peer: SocketAddr, router: Router) {
+    async fn serve(&self, socket: TcpStream, address: SocketAddr, router: Router) {
         let _ = socket.set_nodelay(true);
         let mut builder = auto::Builder::new(Owned(self.clone()));
         builder
@@ -111,7 +113,15 @@ impl Server {
             .max_header_list_size(limits::HTTP2_HEADER_LIST_BYTES_MAX)
             .keep_alive_interval(limits::HTTP2_KEEPALIVE_INTERVAL)
             .keep_alive_timeout(limits::HTTP2_KEEPALIVE_TIMEOUT);
-        let service = TowerToHyperService::new(router);
+        let peer = Peer {
+            address,
+            certificate: None,
+        };
+        let service = router.map_request(move |mut request: http::Request<hyper::body::Incoming>| {
+            request.extensions_mut().insert(peer.clone());
+            request
+        });
+        let service = TowerToHyperService::new(service);
         let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(socket), service));
         let orderly = async {
             tokio::select! {
@@ -121,7 +131,7 @@ impl Server {
             connection.await
         };
         if let Some(Err(error)) = self.kill.run_until_cancelled(orderly).await {
-            tracing::debug!(%peer, error, "a connection ended early");
+            tracing::debug!(peer = %address, error, "a connection ended early");
         }
     }
 

@@ -1,0 +1,164 @@
+//! The settings of the service. Owns every setting's name, default and meaning; refuses to read any.
+
+use clap::Arg;
+
+use crate::heygen;
+
+/// One setting: a flag `--key`, a variable `HOOKSTREAM_KEY`, and a key in the file.
+#[derive(Debug)]
+pub(super) struct Setting {
+    /// Its name, with dashes.
+    pub(super) key: &'static str,
+    value_name: &'static str,
+    /// Its value if nobody sets it.
+    pub(super) default: Option<&'static str>,
+    help: &'static str,
+}
+
+/// All settings of the service, in the order of the help.
+pub(super) const SETTINGS: &[Setting] = &[
+    Setting {
+        key: "ingress-listen",
+        value_name: "HOST:PORT",
+        default: Some("127.0.0.1:8080"),
+        help: "Where HeyGen's deliveries arrive. Every delivery is verified, so this may face the internet",
+    },
+    Setting {
+        key: "grpc-listen",
+        value_name: "HOST:PORT",
+        default: Some("127.0.0.1:50051"),
+        help: "Where backends connect",
+    },
+    Setting {
+        key: "admin-listen",
+        value_name: "HOST:PORT",
+        default: Some("127.0.0.1:9090"),
+        help: "Where /livez, /readyz and /metrics are",
+    },
+    Setting {
+        key: "insecure",
+        value_name: "BOOL",
+        default: Some("false"),
+        help: "Serve gRPC and admin beyond loopback although they ask for no credentials",
+    },
+    Setting {
+        key: "public-url",
+        value_name: "URL",
+        default: None,
+        help: "Where HeyGen reaches the ingress, such as https://hooks.example.com; without it, the ingress address",
+    },
+    Setting {
+        key: "heygen-api-base",
+        value_name: "URL",
+        default: Some(heygen::BASE_URL),
+        help: "HeyGen's API",
+    },
+    Setting {
+        key: "heygen-api-key-file",
+        value_name: "FILE",
+        default: None,
+        help: "A file with HeyGen's API key, to keep registrations and read the event history; or HOOKSTREAM_HEYGEN_API_KEY",
+    },
+    Setting {
+        key: "heygen-oauth-token-file",
+        value_name: "FILE",
+        default: None,
+        help: "The same with an OAuth access token instead of an API key; or HOOKSTREAM_HEYGEN_OAUTH_TOKEN",
+    },
+    Setting {
+        key: "heygen-check-interval",
+        value_name: "DURATION",
+        default: Some("1min"),
+        help: "How often HeyGen is asked whether registrations are still enabled, and what failed is tried again",
+    },
+    Setting {
+        key: "reconcile-interval",
+        value_name: "DURATION",
+        default: Some("15min"),
+        help: "How often HeyGen's event history is searched for undelivered events; `none` for only when asked",
+    },
+    Setting {
+        key: "reconcile-grace",
+        value_name: "DURATION",
+        default: Some("5min"),
+        help: "How old an entry of the history must be to count as undelivered: its delivery may be on its way",
+    },
+    Setting {
+        key: "rotate-secrets-after",
+        value_name: "DURATION",
+        default: Some("none"),
+        help: "Rotate the secrets of endpoints registered by this service at this age, such as 90days; `none` for never",
+    },
+    Setting {
+        key: "data-dir",
+        value_name: "DIR",
+        default: Some("./hookstream-data"),
+        help: "Where everything is stored; made if missing",
+    },
+    Setting {
+        key: "log",
+        value_name: "ENGINE",
+        default: Some("sqlite"),
+        help: "The event log: sqlite",
+    },
+    Setting {
+        key: "retention-age",
+        value_name: "DURATION",
+        default: Some("30days"),
+        help: "Remove events received longer ago than this, such as 12h or 30days; `none` keeps them",
+    },
+    Setting {
+        key: "retention-size",
+        value_name: "SIZE",
+        default: Some("10GiB"),
+        help: "Remove the oldest events while the log is larger than this, such as 500MiB; `none` for no bound",
+    },
+    Setting {
+        key: "drain-deadline",
+        value_name: "DURATION",
+        default: Some("10s"),
+        help: "How long open calls may take to end after SIGTERM",
+    },
+    Setting {
+        key: "log-format",
+        value_name: "FORMAT",
+        default: Some("auto"),
+        help: "auto (text on a terminal, else json), text or json. HOOKSTREAM_LOG_LEVEL sets the level (default info)",
+    },
+];
+
+impl Setting {
+    /// The variable that sets it.
+    pub(super) fn variable(&self) -> String {
+        format!("HOOKSTREAM_{}", self.key.replace('-', "_").to_uppercase())
+    }
+
+    fn arg(&self) -> Arg {
+        let default = self
+            .default
+            .map(|default| format!(" [default: {default}]"))
+            .unwrap_or_default();
+        let arg = Arg::new(self.key)
+            .long(self.key)
+            .env(self.variable())
+            .hide_env_values(true);
+        let arg = arg
+            .value_name(self.value_name)
+            .help(format!("{}{default}", self.help));
+        if self.value_name == "BOOL" {
+            arg.num_args(0..=1).default_missing_value("true")
+        } else {
+            arg
+        }
+    }
+}
+
+/// The flags of all settings, and `--config`.
+pub fn args() -> impl Iterator<Item = Arg> {
+    let file = Arg::new("config")
+        .long("config")
+        .env("HOOKSTREAM_CONFIG")
+        .value_name("FILE")
+        .help("A TOML file with any of these settings, such as `retention-age = \"7days\"`");
+    std::iter::once(file).chain(SETTINGS.iter().map(Setting::arg))
+}

@@ -1,0 +1,88 @@
+//! The values of settings. Owns how each kind is written and what is said of one that is not.
+
+use std::{env, fmt, fs, time::Duration};
+
+use crate::secret::Secret;
+
+/// The secret in a file; one newline at its end is not part of it.
+pub(super) fn secret_in_file(path: &str) -> Result<Secret, String> {
+    let text = fs::read_to_string(path).map_err(|error| format!("cannot be read: {error}"))?;
+    let secret = text.strip_suffix('\n').unwrap_or(&text);
+    Secret::new(secret.to_owned()).map_err(|_| "is empty or holds more than a key".to_owned())
+}
+
+/// The secret in a variable, which is no flag, so that none is ever seen among a process's arguments.
+#[allow(clippy::disallowed_methods, reason = "this is where the environment is read")]
+pub(super) fn secret_in_variable(name: &str) -> Result<Option<Secret>, String> {
+    match env::var(name) {
+        Ok(secret) => Secret::new(secret)
+            .map(Some)
+            .map_err(|_| format!("{name}: is empty or holds more than a key")),
+        Err(env::VarError::NotPresent) => Ok(None),
+        Err(env::VarError::NotUnicode(_)) => Err(format!("{name}: is not UTF-8")),
+    }
+}
+
+/// A stand-in for HeyGen on this machine, which takes any URL.
+pub(super) fn is_loopback_url(url: &str) -> bool {
+    let url = url.parse::<http::Uri>().ok();
+    let host = url.as_ref().and_then(http::Uri::host).unwrap_or_default();
+    is_loopback(host)
+}
+
+pub(super) fn is_loopback(host: &str) -> bool {
+    let host = host.trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+pub(super) fn address(text: &str) -> Result<String, String> {
+    let (host, port) = text.rsplit_once(':').unwrap_or_default();
+    let valid = !host.is_empty() && port.parse::<u16>().is_ok();
+    valid
+        .then(|| text.to_owned())
+        .ok_or_else(|| "is not HOST:PORT, such as 127.0.0.1:8080".to_owned())
+}
+
+pub(super) fn private_address(text: &str, insecure: bool) -> Result<String, String> {
+    let text = address(text)?;
+    if is_loopback(text.rsplit_once(':').map_or("", |(host, _)| host)) || insecure {
+        return Ok(text);
+    }
+    Err("would let anybody who reaches it read events and manage endpoints: use a loopback address and a proxy that \
+         authenticates, or give --insecure if the network is yours alone"
+        .to_owned())
+}
+
+pub(super) fn public_url(text: &str) -> Result<String, String> {
+    let url = text.parse::<http::Uri>().ok();
+    let valid = url.is_some_and(|url| {
+        matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some() && url.query().is_none()
+    });
+    valid
+        .then(|| text.to_owned())
+        .ok_or_else(|| "is not a URL such as https://hooks.example.com".to_owned())
+}
+
+pub(super) fn optional<T, E: fmt::Display>(
+    text: &str,
+    parse: impl FnOnce(&str) -> Result<T, E>,
+) -> Result<Option<T>, String> {
+    if text == "none" {
+        Ok(None)
+    } else {
+        parse(text)
+            .map(Some)
+            .map_err(|error| format!("is not valid: {error}"))
+    }
+}
+
+pub(super) fn positive_duration(text: &str) -> Result<Duration, String> {
+    duration(text).and_then(|duration| match duration {
+        Duration::ZERO => Err("is no time at all".to_owned()),
+        duration => Ok(duration),
+    })
+}
+
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|_| "is not a duration such as 90s, 12h or 30days".to_owned())
+}

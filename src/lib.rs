@@ -20,6 +20,7 @@
 //! | [`event`], [`cursor`], [`filter`] | the vocabulary: event, sequence, identity, cursor, filter |
 //! | [`log`] | the contract of the event log; `log::sqlite` is the engine, `log::memory` the reference |
 //! | [`endpoints`] | names, secrets and states of the endpoints |
+//! | [`state_db`] | how the file of what is configured over the interface is opened |
 //! | [`registrar`] | registrations at HeyGen kept in step with the endpoints, through any crash |
 //! | [`reconcile`] | what HeyGen could not deliver, found in its history |
 //! | [`hub`] | the newest events, encoded once, and who waits for which |
@@ -83,6 +84,7 @@ pub mod secret;
 pub mod service;
 pub mod signature;
 pub mod stand_in;
+pub mod state_db;
 pub mod stream;
 pub mod tasks;
 pub mod transport;

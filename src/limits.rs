@@ -45,6 +45,9 @@ pub const ROTATION_OVERLAP_DEFAULT: Duration = Duration::from_secs(24 * 3600);
 /// Longest a rotated secret may be accepted.
 pub const ROTATION_OVERLAP_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
+/// Longest a change of `state.db` waits for another one: of this process, or of a backup.
+pub const STATE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Values one field of a filter may hold.
 pub const FILTER_VALUES_MAX: usize = 100;
 /// Longest value in a filter, and longest identifier taken from a body (bytes). Longer ones are not indexed.

@@ -1,8 +1,6 @@
-//! Endpoints in a small SQLite file of their own. Owns its schema; every change is synced before it is reported.
+//! Endpoints in `state.db`. Owns their tables; every change is synced before it is reported.
 
 use std::{
-    fs::OpenOptions,
-    os::unix::fs::OpenOptionsExt,
     path::Path,
     sync::{Arc, atomic::AtomicI64},
 };
@@ -16,9 +14,9 @@ use crate::{
     event::EndpointName,
     secret::Secret,
     signature::{Key, Keyring},
+    state_db,
 };
 
-const FORMAT: i64 = 1;
 /// What a secret is for: to verify signatures, or to stand in the URL for callbacks.
 const SIGNATURE: &str = "signature";
 const CALLBACK: &str = "callback";
@@ -28,43 +26,29 @@ const CALLBACK: &str = "callback";
 pub struct SqliteEndpointStore(Mutex<Connection>);
 
 impl SqliteEndpointStore {
-    /// Opens the store at `path`, or makes one there, readable by its owner alone. Blocks.
+    /// Opens the store in `state.db` at `path`. Blocks.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(path)?;
-        let connection = Connection::open(path)?;
-        connection.pragma_update(None, "journal_mode", "WAL")?;
-        connection.pragma_update(None, "synchronous", "FULL")?;
-        let format: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-        match format {
-            0 => connection.execute_batch(&format!(
-                "BEGIN IMMEDIATE;
-                 CREATE TABLE endpoints (
-                   name TEXT PRIMARY KEY,
-                   event_types TEXT NOT NULL,
-                   entity_id TEXT NOT NULL,
-                   provider_endpoint_id TEXT NOT NULL,
-                   created_at_us INTEGER NOT NULL,
-                   registration TEXT NOT NULL
-                 );
-                 CREATE TABLE secrets (
-                   endpoint TEXT NOT NULL,
-                   purpose TEXT NOT NULL,
-                   version INTEGER NOT NULL,
-                   secret TEXT NOT NULL,
-                   expires_at_us INTEGER,
-                   PRIMARY KEY (endpoint, purpose, version)
-                 );
-                 PRAGMA user_version = {FORMAT};
-                 COMMIT;"
-            ))?,
-            FORMAT => {}
-            found => return Err(format!("it has format {found}; this version reads format {FORMAT}").into()),
-        }
+        let connection = state_db::open(path)?;
+        connection.execute_batch(
+            "BEGIN IMMEDIATE;
+             CREATE TABLE IF NOT EXISTS endpoints (
+               name TEXT PRIMARY KEY,
+               event_types TEXT NOT NULL,
+               entity_id TEXT NOT NULL,
+               provider_endpoint_id TEXT NOT NULL,
+               created_at_us INTEGER NOT NULL,
+               registration TEXT NOT NULL
+             );
+             CREATE TABLE IF NOT EXISTS secrets (
+               endpoint TEXT NOT NULL,
+               purpose TEXT NOT NULL,
+               version INTEGER NOT NULL,
+               secret TEXT NOT NULL,
+               expires_at_us INTEGER,
+               PRIMARY KEY (endpoint, purpose, version)
+             );
+             COMMIT;",
+        )?;
         Ok(Self(Mutex::new(connection)))
     }
 }

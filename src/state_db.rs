@@ -1,0 +1,111 @@
+//! `state.db`: the file of what is configured over the interface. Owns how it is opened: mode, pragmas and format, the same
+//! for every store that keeps tables in it; refuses to know the tables.
+
+use std::{
+    fs::{self, OpenOptions, Permissions},
+    io,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use rusqlite::Connection;
+
+use crate::{endpoints::StoreError, limits};
+
+/// The layout of the file that this version reads and writes, all tables together.
+const FORMAT: i64 = 2;
+
+/// Opens `state.db` at `path`, or makes it there, readable by its owner alone. Every commit is synced, and what is deleted
+/// is overwritten. A store makes its own tables with `CREATE TABLE IF NOT EXISTS`. Blocks.
+pub fn open(path: &Path) -> Result<Connection, StoreError> {
+    OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(path)?;
+    // SQLite gives the files beside it the same mode, but one that was restored or left behind keeps its own.
+    for suffix in ["", "-wal", "-shm"] {
+        keep_to_owner(&beside(path, suffix))?;
+    }
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(limits::STATE_BUSY_TIMEOUT)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "secure_delete", "ON")?;
+    // Nothing of it is written anywhere else.
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
+    let format: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    match format {
+        0 => connection.pragma_update(None, "user_version", FORMAT)?,
+        FORMAT => {}
+        found => return Err(format!("it has format {found}; this version reads format {FORMAT}").into()),
+    }
+    Ok(connection)
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+fn keep_to_owner(path: &Path) -> io::Result<()> {
+    match fs::metadata(path) {
+        Ok(found) if found.permissions().mode() & 0o077 != 0 => {
+            fs::set_permissions(path, Permissions::from_mode(0o600))
+        }
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn the_file_and_those_beside_it_are_readable_by_their_owner_alone_also_when_restored_otherwise() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state.db");
+        let files = [beside(&path, ""), beside(&path, "-wal"), beside(&path, "-shm")];
+        let first = open(&path).unwrap();
+        first.execute_batch("CREATE TABLE a (b)").unwrap();
+        assert_eq!(files.each_ref().map(|file| mode(file)), [0o600; 3]);
+        drop(first);
+        fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        let second = open(&path).unwrap();
+        second.execute_batch("INSERT INTO a VALUES (1)").unwrap();
+        assert_eq!(files.each_ref().map(|file| mode(file)), [0o600; 3]);
+    }
+
+    #[test]
+    fn two_stores_share_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state.db");
+        let (one, other) = (open(&path).unwrap(), open(&path).unwrap());
+        one.execute_batch("CREATE TABLE IF NOT EXISTS a (b); INSERT INTO a VALUES (1)")
+            .unwrap();
+        other
+            .execute_batch("CREATE TABLE IF NOT EXISTS c (d); INSERT INTO c VALUES (2)")
+            .unwrap();
+        let found: i64 = one.query_row("SELECT d FROM c", [], |row| row.get(0)).unwrap();
+        assert_eq!(found, 2);
+    }
+
+    #[test]
+    fn a_file_of_another_format_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state.db");
+        open(&path)
+            .unwrap()
+            .pragma_update(None, "user_version", FORMAT + 1)
+            .unwrap();
+        let refused = open(&path).unwrap_err().to_string();
+        assert!(refused.contains("format 3"), "{refused}");
+    }
+}

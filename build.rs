@@ -20,7 +20,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         reason = "this is how cargo speaks to a build script"
     )]
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    let descriptors = protox::compile(["hookstream/v1/hookstream_service.proto"], ["proto"])?;
+    let descriptors = protox::compile(
+        [
+            "hookstream/v1/access_service.proto",
+            "hookstream/v1/hookstream_service.proto",
+        ],
+        ["proto"],
+    )?;
     fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
 
     let client = out.join("client");

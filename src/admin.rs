@@ -4,7 +4,12 @@ use std::sync::Arc;
 
 use axum::{
     Router,
-    http::{StatusCode, header::CONTENT_TYPE},
+    extract::{Request, State},
+    http::{
+        StatusCode,
+        header::{CONTENT_TYPE, WWW_AUTHENTICATE},
+    },
+    middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -12,7 +17,10 @@ use prometheus_client::{encoding::text, registry::Registry};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::log::AppendError;
+use crate::{
+    access::{Access, Presented, Scope},
+    log::AppendError,
+};
 
 /// Whether deliveries can be taken and streams served, asked at the moment of the answer.
 #[derive(Clone, Debug)]
@@ -50,11 +58,30 @@ impl Readiness {
 }
 
 /// The routes.
-pub fn router(readiness: Readiness, registry: Arc<Registry>) -> Router {
+///
+/// Probes need no credentials: what they learn is in every deployment's own description. Metrics need `metrics:read`.
+pub fn router(readiness: Readiness, registry: Arc<Registry>, access: Arc<Access>) -> Router {
+    let metrics = get(async move || metrics(&registry));
     Router::new()
+        .route(
+            "/metrics",
+            metrics.layer(middleware::from_fn_with_state(access, require_metrics_read)),
+        )
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(async move || ready(&readiness)))
-        .route("/metrics", get(async move || metrics(&registry)))
+}
+
+async fn require_metrics_read(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
+    let caller = Presented::of_request(request.headers(), request.extensions().get())
+        .and_then(|presented| access.authenticate(presented));
+    match caller {
+        Ok(caller) if caller.may(Scope::MetricsRead) => next.run(request).await,
+        Ok(_) => (StatusCode::FORBIDDEN, "this needs the scope metrics:read\n").into_response(),
+        Err(error) => {
+            let ask = [(WWW_AUTHENTICATE, "Bearer")];
+            (StatusCode::UNAUTHORIZED, ask, format!("{error}\n")).into_response()
+        }
+    }
 }
 
 fn ready(readiness: &Readiness) -> Response {

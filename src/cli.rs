@@ -1,5 +1,6 @@
 //! The commands. Owns the command line; each command is in a file of its own.
 
+mod audit;
 mod client;
 mod config;
 mod deliver;
@@ -11,6 +12,7 @@ mod playground;
 mod serve;
 mod tail;
 mod telemetry;
+mod token;
 
 use std::process::ExitCode;
 
@@ -48,6 +50,11 @@ enum Command {
     Endpoint(endpoint::Command),
     /// Search HeyGen's event history for undelivered events.
     Reconcile(endpoint::Reconcile),
+    /// Manage who may use the service.
+    #[command(subcommand)]
+    Token(token::Command),
+    /// Show who changed what.
+    Audit(audit::Audit),
     /// Look at the configuration.
     #[command(subcommand)]
     Config(config::Command),
@@ -67,6 +74,8 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Await(command) => command.run().await,
             Command::Endpoint(command) => command.run().await,
             Command::Reconcile(command) => command.run().await,
+            Command::Token(command) => command.run().await,
+            Command::Audit(command) => command.run().await,
             Command::Config(command) => command.run(),
         }
     });

@@ -3,7 +3,7 @@
 
 mod layers;
 mod settings;
-mod values;
+pub(crate) mod values;
 
 use std::{fmt, path::PathBuf, time::Duration};
 
@@ -41,6 +41,8 @@ pub struct Config {
     pub grpc_listen: String,
     /// Where operators look.
     pub admin_listen: String,
+    /// The token that may do everything. With it, every caller must present credentials.
+    pub operator_token: Option<Secret>,
     /// Where HeyGen reaches the ingress, if that is elsewhere.
     pub public_url: Option<String>,
     /// HeyGen's API; `None` without credentials for it.
@@ -98,14 +100,20 @@ impl Config {
             "false" => Ok(false),
             _ => Err("is neither true nor false".to_owned()),
         });
+        let operator_token = reader.operator_token();
+        let exposure = Exposure {
+            insecure,
+            credentials: operator_token.is_some(),
+        };
         let mut config = Self {
             ingress_listen: reader.read("ingress-listen", String::new(), address),
             grpc_listen: reader.read("grpc-listen", String::new(), |text| {
-                private_address(text, insecure)
+                private_address(text, exposure)
             }),
             admin_listen: reader.read("admin-listen", String::new(), |text| {
-                private_address(text, insecure)
+                private_address(text, exposure)
             }),
+            operator_token,
             public_url: reader.read("public-url", None, |text| public_url(text).map(Some)),
             heygen: None,
             heygen_check_interval: reader.read("heygen-check-interval", Duration::ZERO, positive_duration),
@@ -153,6 +161,23 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
+    /// The operator's token, if there is one.
+    fn operator_token(&mut self) -> Option<Secret> {
+        let in_file = self.read("admin-token-file", None, |path| {
+            operator_token(secret_in_file(path)?).map(Some)
+        });
+        let variable = "HOOKSTREAM_ADMIN_TOKEN";
+        let in_environment = secret_in_variable(variable).and_then(|token| {
+            let checked = token.map(operator_token).transpose();
+            checked.map_err(|problem| format!("{variable}: {problem}"))
+        });
+        let in_environment = in_environment.unwrap_or_else(|problem| {
+            self.problems.push(problem);
+            None
+        });
+        in_file.or(in_environment)
+    }
+
     /// HeyGen's API, if there are credentials for it.
     fn heygen(&mut self, public_url: Option<&str>) -> Option<Heygen> {
         let base = self.read("heygen-api-base", String::new(), |text| Ok(text.to_owned()));

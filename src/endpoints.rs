@@ -13,6 +13,7 @@ use std::{
 use parking_lot::RwLock;
 
 pub use self::endpoint::{Endpoint, Operation, Pending, Provider, ProviderStatus, Registration, State};
+pub use crate::state_db::StoreError;
 use crate::{
     clock::Clock, event::EndpointName, filter::TypePattern, limits, secret::Secret, signature::Keyring, tasks,
 };
@@ -66,9 +67,6 @@ pub enum EndpointError {
     Store(#[source] StoreError),
 }
 
-/// A failure of a store.
-pub type StoreError = Box<dyn std::error::Error + Send + Sync>;
-
 /// Where endpoints are kept. Every change is durable when the call returns. Calls block.
 pub trait EndpointStore: Send + Sync + 'static {
     /// All endpoints.
@@ -109,13 +107,23 @@ impl Endpoints {
         self.by_name.read().get(name).cloned()
     }
 
-    /// The endpoints after a name, in the order of names.
-    pub fn list(&self, after: Option<&EndpointName>, most: usize) -> Vec<Arc<Endpoint>> {
+    /// All endpoints, in the order of names.
+    pub fn all(&self) -> Vec<Arc<Endpoint>> {
+        self.by_name.read().values().cloned().collect()
+    }
+
+    /// The endpoints after a name with a name that is `wanted`, in the order of names.
+    pub fn list(
+        &self,
+        after: Option<&EndpointName>,
+        most: usize,
+        wanted: impl Fn(&EndpointName) -> bool,
+    ) -> Vec<Arc<Endpoint>> {
         let by_name = self.by_name.read();
         let after = |name: &EndpointName| after.is_none_or(|after| name > after);
         by_name
             .values()
-            .filter(|endpoint| after(&endpoint.name))
+            .filter(|endpoint| after(&endpoint.name) && wanted(&endpoint.name))
             .take(most)
             .cloned()
             .collect()

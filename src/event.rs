@@ -87,12 +87,16 @@ impl FromStr for EndpointName {
     type Err = InvalidEndpointName;
 
     fn from_str(name: &str) -> Result<Self, InvalidEndpointName> {
-        let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        let valid = (1..=limits::ENDPOINT_NAME_BYTES_MAX).contains(&name.len())
-            && !name.starts_with('-')
-            && name.bytes().all(legal);
-        valid.then(|| Self(name.to_owned())).ok_or(InvalidEndpointName)
+        is_label(name)
+            .then(|| Self(name.to_owned()))
+            .ok_or(InvalidEndpointName)
     }
+}
+
+/// Whether a text is of the form that names have here: `[a-z0-9][a-z0-9-]{0,62}`.
+pub fn is_label(text: &str) -> bool {
+    let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=limits::NAME_BYTES_MAX).contains(&text.len()) && !text.starts_with('-') && text.bytes().all(legal)
 }
 
 impl fmt::Display for EndpointName {

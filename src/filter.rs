@@ -1,7 +1,10 @@
 //! Which events a reader wants. Owns the pattern language and the match; refuses to know who reads or how an index finds
 //! candidates.
 
-use std::hash::{Hash, Hasher};
+use std::{
+    fmt,
+    hash::{Hash, Hasher},
+};
 
 use crate::{event::Keys, limits};
 
@@ -32,12 +35,32 @@ impl TypePattern {
         )
     }
 
+    /// Whether it matches every name that `other` matches.
+    pub fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (_, Self::Exact(name)) => self.matches(name),
+            (Self::Prefix(prefix), Self::Prefix(other)) => other.starts_with(prefix),
+            (Self::Suffix(suffix), Self::Suffix(other)) => other.ends_with(suffix),
+            _ => false,
+        }
+    }
+
     /// Whether it matches this name.
     pub fn matches(&self, name: &str) -> bool {
         match self {
             Self::Exact(exact) => name == exact,
             Self::Prefix(prefix) => name.starts_with(prefix),
             Self::Suffix(suffix) => name.ends_with(suffix),
+        }
+    }
+}
+
+impl fmt::Display for TypePattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(exact) => f.write_str(exact),
+            Self::Prefix(prefix) => write!(f, "{prefix}*"),
+            Self::Suffix(suffix) => write!(f, "*{suffix}"),
         }
     }
 }
@@ -117,6 +140,41 @@ impl Filter {
             && one_of(&self.endpoints, keys.endpoint.as_str())
     }
 
+    /// The first field in which it asks for more than `other`; `None` if every event it wants is one that `other` wants.
+    pub fn exceeds(&self, other: &Self) -> Option<&'static str> {
+        fn within<T>(asked: &[T], allowed: &[T], covers: impl Fn(&T, &T) -> bool) -> bool {
+            let covered = |asked| allowed.iter().any(|allowed| covers(allowed, asked));
+            allowed.is_empty() || (!asked.is_empty() && asked.iter().all(covered))
+        }
+        let same = |allowed: &String, asked: &String| allowed == asked;
+        let fields = [
+            (
+                "event_types",
+                within(&self.event_types, &other.event_types, TypePattern::covers),
+            ),
+            ("entity_ids", within(&self.entity_ids, &other.entity_ids, same)),
+            (
+                "callback_ids",
+                within(&self.callback_ids, &other.callback_ids, same),
+            ),
+            ("endpoints", within(&self.endpoints, &other.endpoints, same)),
+        ];
+        fields
+            .into_iter()
+            .find_map(|(field, within)| (!within).then_some(field))
+    }
+
+    /// The values of a field, by its name.
+    pub fn values(&self, field: &str) -> Vec<String> {
+        match field {
+            "event_types" => self.event_types.iter().map(ToString::to_string).collect(),
+            "entity_ids" => self.entity_ids.clone(),
+            "callback_ids" => self.callback_ids.clone(),
+            "endpoints" => self.endpoints.clone(),
+            _ => Vec::new(),
+        }
+    }
+
     /// Whether it wants everything.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -163,7 +221,7 @@ fn check(field: &'static str, values: &[String]) -> Result<(), InvalidFilter> {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
+    use proptest::{collection::vec, prelude::*};
 
     use super::*;
 
@@ -228,7 +286,39 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_filter_exceeds_another_in_the_field_that_asks_for_more() {
+        let allowed = filter(&["avatar_video.*", "*.fail"], &["a", "b"]).unwrap();
+        let within = filter(&["avatar_video.success", "x.y.fail", "avatar_video.*"], &["b"]).unwrap();
+        assert_eq!(within.exceeds(&allowed), None);
+        assert_eq!(Filter::default().exceeds(&allowed), Some("event_types"));
+        let wider = filter(&["*.success"], &["a"]).unwrap();
+        assert_eq!(wider.exceeds(&allowed), Some("event_types"));
+        let other = filter(&["*.fail"], &["c"]).unwrap();
+        assert_eq!(other.exceeds(&allowed), Some("entity_ids"));
+        assert_eq!(wider.exceeds(&Filter::default()), None);
+    }
+
     proptest! {
+        #[test]
+        fn what_does_not_exceed_a_filter_wants_nothing_else(
+            asked in vec("([a-b]\\.){0,2}[a-b]|[a-b](\\.[a-b])?\\.\\*|\\*\\.[a-b](\\.[a-b])?", 0..3),
+            allowed in vec("([a-b]\\.){0,2}[a-b]|[a-b](\\.[a-b])?\\.\\*|\\*\\.[a-b](\\.[a-b])?", 0..3),
+            name in "([a-b]\\.){0,3}[a-b]",
+        ) {
+            let parse = |patterns: &[String]| Filter::parse(patterns, vec![], vec![], vec![]).unwrap();
+            let (asked, allowed) = (parse(&asked), parse(&allowed));
+            let keys = keys(&name, "");
+            if asked.exceeds(&allowed).is_none() && asked.matches(&keys) {
+                prop_assert!(allowed.matches(&keys));
+            }
+        }
+
+        #[test]
+        fn a_pattern_is_printed_as_it_is_read(text in "[a-b](\\.[a-b])?|[a-b]\\.\\*|\\*\\.[a-b]") {
+            prop_assert_eq!(TypePattern::parse(&text).unwrap().to_string(), text);
+        }
+
         #[test]
         fn a_prefix_and_a_suffix_match_what_their_definition_says(name in "[a-c]{1,2}(\\.[a-c]{1,2}){0,3}", part in "[a-c]{1,2}") {
             let starts = TypePattern::parse(&format!("{part}.*")).unwrap();

@@ -1,6 +1,8 @@
 //! The gRPC side: the interface of `proto/`, served. Owns all contact with generated types on the server; decides nothing
 //! about events or endpoints.
 
+mod access;
+mod caller;
 mod encode;
 mod encoded;
 mod endpoints;
@@ -10,6 +12,7 @@ mod status;
 
 use std::{pin::Pin, sync::Arc};
 
+use axum::middleware;
 use futures_util::Stream;
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -21,13 +24,25 @@ use tonic_health::server::HealthReporter;
 
 pub use self::encode::{BadDescriptors, EventEncoder};
 use self::{
+    access::TokenManager,
+    caller::Call,
     encoded::Encoded,
     endpoints::EndpointManager,
     events::EventReader,
-    server::hookstream_service_server::{HookstreamService, HookstreamServiceServer},
+    server::{
+        access_service_server::{AccessService, AccessServiceServer},
+        hookstream_service_server::{HookstreamService, HookstreamServiceServer},
+    },
     status::Refusal,
 };
-use crate::{clock::Clock, hub::Hub, registrar::Registrar};
+use crate::{
+    access::{Access, Caller, Scope, Unauthenticated},
+    audit::{Action, Audit},
+    clock::Clock,
+    hub::Hub,
+    limits,
+    registrar::Registrar,
+};
 
 mod server {
     #![allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated")]
@@ -42,6 +57,9 @@ pub const SERVICE_NAME: &str = "hookstream.v1.HookstreamService";
 pub struct Grpc {
     events: EventReader,
     endpoints: EndpointManager,
+    tokens: TokenManager,
+    access: Arc<Access>,
+    audit: Audit,
     calls: Family<CallLabels, Counter>,
 }
 
@@ -56,6 +74,8 @@ impl Grpc {
     pub fn new(
         hub: Arc<Hub>,
         registrar: Arc<Registrar>,
+        access: Arc<Access>,
+        audit: Audit,
         clock: Clock,
         public_url: &str,
         registry: &mut Registry,
@@ -69,6 +89,9 @@ impl Grpc {
         Self {
             events: EventReader::new(hub),
             endpoints: EndpointManager::new(registrar, clock, public_url),
+            tokens: TokenManager::new(Arc::clone(&access), audit.clone()),
+            access,
+            audit,
             calls,
         }
     }
@@ -87,23 +110,57 @@ impl Grpc {
                 .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         };
-        let routes = Routes::new(HookstreamServiceServer::new(self))
+        let authenticate = middleware::from_fn_with_state(Arc::clone(&self.access), caller::authenticate);
+        let routes = Routes::new(HookstreamServiceServer::new(self.clone()))
+            .add_service(AccessServiceServer::new(self))
             .add_service(health)
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?);
-        Ok((routes.into_axum_router(), reporter))
+        Ok((routes.into_axum_router().layer(authenticate), reporter))
     }
 
-    fn answer<T>(&self, call: &'static str, result: Result<T, Refusal>) -> Result<Response<T>, Status> {
+    /// Carries out a call for a caller who may make it; counts it, and records it if it changes something.
+    async fn call<Q, A, F>(
+        &self,
+        call: Call,
+        request: Request<Q>,
+        work: impl FnOnce(Caller, Q) -> F,
+    ) -> Result<Response<A>, Status>
+    where
+        F: Future<Output = Result<A, Refusal>>,
+    {
+        let (_, extensions, request) = request.into_parts();
+        let caller = extensions.get::<Caller>();
+        let result = match caller.map(|caller| call.admit(caller).map(|()| caller.clone())) {
+            Some(Ok(caller)) => work(caller, request).await,
+            Some(Err(refusal)) => Err(refusal),
+            None => Err(Unauthenticated::Missing.into()),
+        };
+        if let (Some(target), Some(caller)) = (&call.changes, caller) {
+            self.record(&call, caller, target, result.as_ref().err()).await;
+        }
         let result = result.map(Response::new).map_err(Status::from);
         let code = result.as_ref().map_or_else(Status::code, |_| Code::Ok);
-        self.calls
-            .get_or_create(&CallLabels {
-                call,
-                code: format!("{code:?}"),
-            })
-            .inc();
+        let labels = CallLabels {
+            call: call.name,
+            code: format!("{code:?}"),
+        };
+        self.calls.get_or_create(&labels).inc();
         result
+    }
+
+    async fn record(&self, call: &Call, caller: &Caller, target: &str, refusal: Option<&Refusal>) {
+        let action = Action {
+            actor: caller.identity().name.clone(),
+            address: caller
+                .address()
+                .map(|address| address.ip().to_string())
+                .unwrap_or_default(),
+            action: call.name.to_owned(),
+            target: target.chars().take(limits::NAME_BYTES_MAX).collect(),
+            outcome: refusal.map_or("OK", Refusal::reason).to_owned(),
+        };
+        self.audit.record(action).await;
     }
 }
 
@@ -117,57 +174,82 @@ impl HookstreamService for Grpc {
         &self,
         request: Request<proto::SubscribeEventsRequest>,
     ) -> Result<Response<EncodedStream>, Status> {
-        let frames = self.events.subscribe(request.into_inner()).await;
-        self.answer(
-            "SubscribeEvents",
-            frames.map(|frames| Box::pin(frames) as EncodedStream),
-        )
+        let call = Call::reading("SubscribeEvents", Scope::EventsRead);
+        self.call(call, request, async |caller, request| {
+            let frames = self.events.subscribe(caller, request).await?;
+            Ok(Box::pin(frames) as EncodedStream)
+        })
+        .await
     }
 
     async fn list_events(
         &self,
         request: Request<proto::ListEventsRequest>,
     ) -> Result<Response<Encoded>, Status> {
-        self.answer("ListEvents", self.events.list(request.into_inner()).await)
+        let call = Call::reading("ListEvents", Scope::EventsRead);
+        self.call(call, request, |caller, request| self.events.list(caller, request))
+            .await
     }
 
     async fn get_event(&self, request: Request<proto::GetEventRequest>) -> Result<Response<Encoded>, Status> {
-        self.answer("GetEvent", self.events.get(&request.get_ref().id).await)
+        let call = Call::reading("GetEvent", Scope::EventsRead);
+        self.call(call, request, |caller, request| {
+            self.events.get(caller, request.id)
+        })
+        .await
     }
 
     async fn await_event(
         &self,
         request: Request<proto::AwaitEventRequest>,
     ) -> Result<Response<Encoded>, Status> {
-        self.answer("AwaitEvent", self.events.await_event(request.into_inner()).await)
+        let call = Call::reading("AwaitEvent", Scope::EventsRead);
+        self.call(call, request, |caller, request| {
+            self.events.await_event(caller, request)
+        })
+        .await
     }
 
     async fn list_event_types(
         &self,
-        _: Request<proto::ListEventTypesRequest>,
+        request: Request<proto::ListEventTypesRequest>,
     ) -> Result<Response<proto::ListEventTypesResponse>, Status> {
-        self.answer("ListEventTypes", Ok(self.events.event_types()))
+        let call = Call::reading("ListEventTypes", Scope::EventsRead);
+        self.call(call, request, async |caller, _| {
+            Ok(self.events.event_types(&caller))
+        })
+        .await
     }
 
     async fn manage_endpoint(
         &self,
         request: Request<proto::ManageEndpointRequest>,
     ) -> Result<Response<proto::ManageEndpointResponse>, Status> {
-        use proto::manage_endpoint_request::Operation::{
-            Create, Delete, Get, List, Reconcile, Recreate, RotateCallbackToken, RotateSecret, Update,
-        };
-        let call = match &request.get_ref().operation {
-            Some(Create(_)) => "ManageEndpoint.create",
-            Some(Get(_)) => "ManageEndpoint.get",
-            Some(List(_)) => "ManageEndpoint.list",
-            Some(Update(_)) => "ManageEndpoint.update",
-            Some(Delete(_)) => "ManageEndpoint.delete",
-            Some(RotateSecret(_)) => "ManageEndpoint.rotate_secret",
-            Some(Recreate(_)) => "ManageEndpoint.recreate",
-            Some(Reconcile(_)) => "ManageEndpoint.reconcile",
-            Some(RotateCallbackToken(_)) => "ManageEndpoint.rotate_callback_token",
-            None => "ManageEndpoint",
-        };
-        self.answer(call, self.endpoints.manage(request.into_inner()).await)
+        let call = Call::of_endpoint(request.get_ref());
+        self.call(call, request, |caller, request| {
+            self.endpoints.manage(caller, request)
+        })
+        .await
+    }
+}
+
+#[tonic::async_trait]
+impl AccessService for Grpc {
+    async fn manage_token(
+        &self,
+        request: Request<proto::ManageTokenRequest>,
+    ) -> Result<Response<proto::ManageTokenResponse>, Status> {
+        let call = Call::of_token(request.get_ref());
+        self.call(call, request, |_, request| self.tokens.manage(request))
+            .await
+    }
+
+    async fn list_audit_records(
+        &self,
+        request: Request<proto::ListAuditRecordsRequest>,
+    ) -> Result<Response<proto::ListAuditRecordsResponse>, Status> {
+        let call = Call::reading("ListAuditRecords", Scope::Admin);
+        self.call(call, request, |_, request| self.tokens.records(request))
+            .await
     }
 }

@@ -26,6 +26,7 @@
 //! | [`hub`] | the newest events, encoded once, and who waits for which |
 //! | [`stream`] | one reader: catch up, go live, fall back; knows no gRPC |
 //! | [`grpc`] | the interface of `proto/`, served; the table of statuses |
+//! | [`access`], [`audit`] | who may do what, and who did |
 //! | [`heygen`] | HeyGen's management API, called; knows no endpoint of ours, no storage, no gRPC |
 //! | [`admin`] | liveness, readiness, metrics |
 //! | [`transport`] | sockets, connection limits, the orderly end of connections |
@@ -58,7 +59,9 @@
 //! knows every event that is kept), trust in unsigned headers (HeyGen signs the body and nothing else), and consensus or
 //! replication of our own.
 
+pub mod access;
 pub mod admin;
+pub mod audit;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -30,8 +30,8 @@ pub const HTTP2_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// How long such a ping may stay unanswered.
 pub const HTTP2_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Longest endpoint name (bytes): a DNS label.
-pub const ENDPOINT_NAME_BYTES_MAX: usize = 63;
+/// Longest name of an endpoint or a token (bytes): a DNS label.
+pub const NAME_BYTES_MAX: usize = 63;
 /// Endpoints that may exist.
 pub const ENDPOINTS_MAX: usize = 10_000;
 /// Longest secret (bytes).
@@ -47,6 +47,20 @@ pub const ROTATION_OVERLAP_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Longest a change of `state.db` waits for another one: of this process, or of a backup.
 pub const STATE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Tokens that may exist.
+pub const TOKENS_MAX: usize = 1_000;
+/// Fewest bytes of a token that the operator chose: 128 random bits in hexadecimal.
+pub const OPERATOR_TOKEN_BYTES_MIN: usize = 32;
+/// Streams one token may have open: no token takes all of [`STREAMS_MAX`].
+pub const STREAMS_PER_TOKEN_MAX: usize = 4_000;
+/// Calls one token may make a second, streams counted when they open.
+pub const CALLS_PER_TOKEN_PER_SECOND_MAX: u32 = 500;
+/// Calls one token may make at once, before the above holds: every stream of a large client may reconnect.
+pub const CALLS_PER_TOKEN_BURST_MAX: u32 = 5_000;
+/// Records of the audit trail that are kept; the oldest are forgotten.
+pub const AUDIT_RECORDS_MAX: i64 = 100_000;
+/// Records of the audit trail, and tokens, on a page unless the client says otherwise.
+pub const RECORDS_PAGE_DEFAULT: usize = 100;
 
 /// Values one field of a filter may hold.
 pub const FILTER_VALUES_MAX: usize = 100;

@@ -274,7 +274,7 @@ impl Reconciler {
 
     /// The endpoints that HeyGen delivers to.
     fn receivers(&self) -> Vec<Receiver> {
-        let all = self.endpoints.list(None, limits::ENDPOINTS_MAX);
+        let all = self.endpoints.all();
         all.iter()
             .filter_map(|endpoint| Receiver::of(endpoint, self.clock.now()))
             .collect()

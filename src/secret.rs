@@ -42,6 +42,12 @@ impl Secret {
         Self(SecretString::from(BASE64URL_NOPAD.encode(&random)))
     }
 
+    /// A new random token, as hard to guess as a secret, that begins with `prefix` so that scanners know it for what it is.
+    pub fn generate_with_prefix(prefix: &str) -> Self {
+        let token = Self::generate_token();
+        Self(SecretString::from(format!("{prefix}{}", token.expose())))
+    }
+
     /// The secret itself. Each call is a place where it could leak.
     pub fn expose(&self) -> &str {
         self.0.expose_secret()

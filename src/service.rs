@@ -9,11 +9,13 @@ use tokio_util::sync::CancellationToken;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
+    access::{Access, sqlite::SqliteTokenStore},
     admin::{self, Readiness},
+    audit::{Audit, sqlite::SqliteAuditStore},
     clock::Clock,
     config::Config,
     data_dir::{DataDir, DataDirError},
-    endpoints::{Endpoints, StoreError, sqlite::SqliteEndpointStore},
+    endpoints::{Endpoints, sqlite::SqliteEndpointStore},
     event::LogId,
     filter::Filter,
     grpc::{self, EventEncoder, Grpc},
@@ -27,6 +29,7 @@ use crate::{
     },
     reconcile::Reconciler,
     registrar::Registrar,
+    state_db::StoreError,
     tasks::{self, Tasks},
     transport::{self, BindError, Server},
 };
@@ -59,9 +62,9 @@ pub enum StartError {
     /// The log.
     #[error(transparent)]
     Log(#[from] OpenError),
-    /// The endpoints' file.
-    #[error("the endpoints cannot be read from {path}")]
-    Endpoints {
+    /// The file of endpoints, tokens and the audit trail.
+    #[error("{path} cannot be read")]
+    State {
         /// The file.
         path: String,
         /// Why.
@@ -90,10 +93,18 @@ impl Service {
         let mut registry = Registry::with_prefix("hookstream");
         let path = config.data_dir.clone();
         let metrics = LogMetrics::registered(&mut registry);
-        let (data_dir, log, store) = tasks::blocking(move || open(&path, metrics)).await??;
+        let (data_dir, log, stores) = tasks::blocking(move || open(&path, metrics)).await??;
+        let Stores {
+            endpoints: store,
+            tokens,
+            audit,
+        } = stores;
         let log: Arc<dyn EventLog> = Arc::new(log);
         let load = Endpoints::load(Arc::new(store), clock.clone());
-        let endpoints = Arc::new(load.map_err(|error| endpoints_unreadable(&data_dir, error))?);
+        let endpoints = Arc::new(load.map_err(|error| state_unreadable(&data_dir, error))?);
+        let access = Access::load(Arc::new(tokens), config.operator_token.as_ref(), clock.clone());
+        let access = Arc::new(access.map_err(|error| state_unreadable(&data_dir, error))?);
+        let audit = Audit::new(Arc::new(audit), clock.clone());
         restore_last_deliveries(&endpoints, &*log).await;
 
         let (draining, tasks) = (CancellationToken::new(), Tasks::new());
@@ -135,6 +146,8 @@ impl Service {
         let service = Grpc::new(
             Arc::clone(&hub),
             Arc::clone(&registrar),
+            Arc::clone(&access),
+            audit.clone(),
             clock.clone(),
             public_url,
             &mut registry,
@@ -177,7 +190,10 @@ impl Service {
             admin_address,
             ingress: Server::start(ingress_listener, ingress.router()),
             grpc: Server::start(grpc_listener, grpc_router),
-            admin: Server::start(admin_listener, admin::router(readiness, Arc::new(registry))),
+            admin: Server::start(
+                admin_listener,
+                admin::router(readiness, Arc::new(registry), access),
+            ),
             hub,
             log,
             draining,
@@ -213,10 +229,14 @@ impl Service {
     }
 }
 
-fn open(
-    path: &std::path::Path,
-    metrics: LogMetrics,
-) -> Result<(DataDir, SqliteLog, SqliteEndpointStore), StartError> {
+/// What is kept in `state.db`.
+struct Stores {
+    endpoints: SqliteEndpointStore,
+    tokens: SqliteTokenStore,
+    audit: SqliteAuditStore,
+}
+
+fn open(path: &std::path::Path, metrics: LogMetrics) -> Result<(DataDir, SqliteLog, Stores), StartError> {
     let data_dir = DataDir::open(path)?;
     let mut last_report = std::time::Instant::now();
     let progress = |done: u64, total: u64| {
@@ -226,13 +246,20 @@ fn open(
         }
     };
     let log = SqliteLog::open(data_dir.path(), || LogId::new(rand::random()), metrics, progress)?;
-    let store = SqliteEndpointStore::open(&data_dir.file("state.db"))
-        .map_err(|error| endpoints_unreadable(&data_dir, error))?;
-    Ok((data_dir, log, store))
+    let state = data_dir.file("state.db");
+    let stores = || {
+        Ok(Stores {
+            endpoints: SqliteEndpointStore::open(&state)?,
+            tokens: SqliteTokenStore::open(&state)?,
+            audit: SqliteAuditStore::open(&state)?,
+        })
+    };
+    let stores = stores().map_err(|error| state_unreadable(&data_dir, error))?;
+    Ok((data_dir, log, stores))
 }
 
-fn endpoints_unreadable(data_dir: &DataDir, source: StoreError) -> StartError {
-    StartError::Endpoints {
+fn state_unreadable(data_dir: &DataDir, source: StoreError) -> StartError {
+    StartError::State {
         path: data_dir.file("state.db").display().to_string(),
         source,
     }
@@ -240,7 +267,7 @@ fn endpoints_unreadable(data_dir: &DataDir, source: StoreError) -> StartError {
 
 /// The log knows when each endpoint last received something; duplicates since then are forgotten.
 async fn restore_last_deliveries(endpoints: &Endpoints, log: &dyn EventLog) {
-    for endpoint in endpoints.list(None, limits::ENDPOINTS_MAX) {
+    for endpoint in endpoints.all() {
         let filter = Filter {
             endpoints: vec![endpoint.name.to_string()],
             ..Filter::default()

@@ -10,7 +10,10 @@ use std::{
 
 use rusqlite::Connection;
 
-use crate::{endpoints::StoreError, limits};
+use crate::limits;
+
+/// A failure of a store.
+pub type StoreError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The layout of the file that this version reads and writes, all tables together.
 const FORMAT: i64 = 2;

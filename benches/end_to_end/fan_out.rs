@@ -5,6 +5,8 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use hookstream::{
+    access::{Access, sqlite::SqliteTokenStore},
+    audit::{Audit, sqlite::SqliteAuditStore},
     clock::Clock,
     endpoints::{Endpoints, sqlite::SqliteEndpointStore},
     event::{LogId, NewEvent, Sequence, StoredEvent},
@@ -116,7 +118,11 @@ struct Parts {
 impl Parts {
     async fn start() -> Self {
         let directory = stage::directory();
-        let store = SqliteEndpointStore::open(&directory.path().join("state.db")).unwrap();
+        let state = directory.path().join("state.db");
+        let store = SqliteEndpointStore::open(&state).unwrap();
+        let tokens = SqliteTokenStore::open(&state).unwrap();
+        let access = Access::load(Arc::new(tokens), None, Clock::system()).unwrap();
+        let trail = SqliteAuditStore::open(&state).unwrap();
         let endpoints = Arc::new(Endpoints::load(Arc::new(store), Clock::system()).unwrap());
         let log = Arc::new(MemoryLog::new(LOG_ID));
         let encoder = Arc::new(EventEncoder::new(LOG_ID).unwrap());
@@ -126,6 +132,8 @@ impl Parts {
         let grpc = Grpc::new(
             Arc::clone(&hub),
             Arc::new(registrar),
+            Arc::new(access),
+            Audit::new(Arc::new(trail), Clock::system()),
             Clock::system(),
             "",
             &mut registry,

@@ -52,6 +52,7 @@ pub async fn service(directory: &Path) -> Service {
         ingress_listen: any(),
         grpc_listen: any(),
         admin_listen: any(),
+        operator_token: None,
         public_url: None,
         heygen: None,
         heygen_check_interval: Duration::from_secs(60),

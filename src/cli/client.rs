@@ -3,18 +3,42 @@
 use anyhow::{Context, anyhow};
 use clap::Args;
 use tonic::{
-    Code, Status,
+    Code, Request, Status,
+    metadata::{Ascii, MetadataValue},
+    service::{Interceptor, interceptor::InterceptedService},
     transport::{Channel, Endpoint},
 };
 use tonic_types::StatusExt;
 
 use crate::{
-    grpc::proto::{EventFilter, hookstream_service_client::HookstreamServiceClient},
+    config::values,
+    grpc::proto::{
+        EventFilter, access_service_client::AccessServiceClient,
+        hookstream_service_client::HookstreamServiceClient,
+    },
     limits,
+    secret::Secret,
 };
 
+/// A connection that presents the token.
+pub type Connection = InterceptedService<Channel, Bearer>;
 /// The client of the interface.
-pub type Client = HookstreamServiceClient<Channel>;
+pub type Client = HookstreamServiceClient<Connection>;
+
+/// Adds the token to every call.
+#[derive(Clone)]
+pub struct Bearer(Option<MetadataValue<Ascii>>);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(authorization) = &self.0 {
+            request
+                .metadata_mut()
+                .insert("authorization", authorization.clone());
+        }
+        Ok(request)
+    }
+}
 
 /// Which service to talk to.
 #[derive(Args, Clone, Debug)]
@@ -27,6 +51,9 @@ pub struct Server {
         default_value = "http://127.0.0.1:50051"
     )]
     pub server: String,
+    /// A file with the token to present; else HOOKSTREAM_TOKEN is taken, else none is presented.
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<String>,
 }
 
 impl Server {
@@ -38,8 +65,32 @@ impl Server {
         }
     }
 
-    /// Connects.
+    /// Connects to the events and endpoints.
     pub async fn connect(&self) -> anyhow::Result<Client> {
+        Ok(Client::new(self.connection().await?))
+    }
+
+    /// Connects to the tokens and the audit trail.
+    pub async fn connect_access(&self) -> anyhow::Result<AccessServiceClient<Connection>> {
+        Ok(AccessServiceClient::new(self.connection().await?))
+    }
+
+    fn bearer(&self) -> anyhow::Result<Bearer> {
+        let token = match &self.token_file {
+            Some(path) => Some(values::secret_in_file(path).map_err(|problem| anyhow!("{path} {problem}"))?),
+            None => values::secret_in_variable("HOOKSTREAM_TOKEN").map_err(anyhow::Error::msg)?,
+        };
+        let header = |token: Secret| {
+            let value = MetadataValue::try_from(format!("Bearer {}", token.expose()));
+            let mut value = value.context("the token is none: it holds what no header can")?;
+            value.set_sensitive(true);
+            anyhow::Ok(value)
+        };
+        Ok(Bearer(token.map(header).transpose()?))
+    }
+
+    async fn connection(&self) -> anyhow::Result<Connection> {
+        let bearer = self.bearer()?;
         let endpoint = Endpoint::from_shared(self.server.clone())
             .with_context(|| format!("`{}` is not a URL such as http://127.0.0.1:50051", self.server))?
             .http2_keep_alive_interval(limits::HTTP2_KEEPALIVE_INTERVAL)
@@ -51,7 +102,7 @@ impl Server {
                 self.server
             )
         })?;
-        Ok(Client::new(channel))
+        Ok(InterceptedService::new(channel, bearer))
     }
 }
 

@@ -123,6 +123,7 @@ async fn show(service: &Service, data_dir: &Path, is_temporary: bool, exit: bool
     let url = format!("http://{}/webhooks/{ENDPOINT}", service.ingress_address);
     let server = Server {
         server: format!("http://{}", service.grpc_address),
+        token_file: None,
     };
     let mut client = server.connect().await?;
     let secret = make_endpoint(&mut client).await?;

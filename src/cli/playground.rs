@@ -67,6 +67,7 @@ impl Playground {
         let mut out = anstream::stdout();
         let server = Server {
             server: format!("http://{}", service.grpc_address),
+            token_file: None,
         };
         let mut client = server.connect().await?;
         writeln!(

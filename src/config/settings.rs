@@ -39,7 +39,14 @@ pub(super) const SETTINGS: &[Setting] = &[
         key: "insecure",
         value_name: "BOOL",
         default: Some("false"),
-        help: "Serve gRPC and admin beyond loopback although they ask for no credentials",
+        help: "Serve gRPC and admin beyond loopback without credentials or without TLS: the network is trusted",
+    },
+    Setting {
+        key: "admin-token-file",
+        value_name: "FILE",
+        default: None,
+        help: "A file with the operator's token, which may do everything; or HOOKSTREAM_ADMIN_TOKEN. With it, every \
+               caller must present a token or a client certificate",
     },
     Setting {
         key: "public-url",

@@ -2,10 +2,10 @@
 
 use std::{env, fmt, fs, time::Duration};
 
-use crate::secret::Secret;
+use crate::{limits, secret::Secret};
 
 /// The secret in a file; one newline at its end is not part of it.
-pub(super) fn secret_in_file(path: &str) -> Result<Secret, String> {
+pub(crate) fn secret_in_file(path: &str) -> Result<Secret, String> {
     let text = fs::read_to_string(path).map_err(|error| format!("cannot be read: {error}"))?;
     let secret = text.strip_suffix('\n').unwrap_or(&text);
     Secret::new(secret.to_owned()).map_err(|_| "is empty or holds more than a key".to_owned())
@@ -13,7 +13,7 @@ pub(super) fn secret_in_file(path: &str) -> Result<Secret, String> {
 
 /// The secret in a variable, which is no flag, so that none is ever seen among a process's arguments.
 #[allow(clippy::disallowed_methods, reason = "this is where the environment is read")]
-pub(super) fn secret_in_variable(name: &str) -> Result<Option<Secret>, String> {
+pub(crate) fn secret_in_variable(name: &str) -> Result<Option<Secret>, String> {
     match env::var(name) {
         Ok(secret) => Secret::new(secret)
             .map(Some)
@@ -43,14 +43,39 @@ pub(super) fn address(text: &str) -> Result<String, String> {
         .ok_or_else(|| "is not HOST:PORT, such as 127.0.0.1:8080".to_owned())
 }
 
-pub(super) fn private_address(text: &str, insecure: bool) -> Result<String, String> {
+/// What a listener that must not be open to everybody has to protect it.
+#[derive(Clone, Copy)]
+pub(super) struct Exposure {
+    /// The operator wants it open.
+    pub(super) insecure: bool,
+    /// Callers must present credentials.
+    pub(super) credentials: bool,
+}
+
+/// An address that only callers with credentials reach, through a connection that keeps them secret.
+pub(super) fn private_address(text: &str, exposure: Exposure) -> Result<String, String> {
     let text = address(text)?;
-    if is_loopback(text.rsplit_once(':').map_or("", |(host, _)| host)) || insecure {
+    if is_loopback(text.rsplit_once(':').map_or("", |(host, _)| host)) || exposure.insecure {
         return Ok(text);
     }
-    Err("would let anybody who reaches it read events and manage endpoints: use a loopback address and a proxy that \
-         authenticates, or give --insecure if the network is yours alone"
-        .to_owned())
+    if !exposure.credentials {
+        return Err(
+            "would let anybody who reaches it read events and manage endpoints: give --admin-token-file, or --insecure \
+             if the network is yours alone"
+                .to_owned(),
+        );
+    }
+    Err("would carry tokens and events unencrypted: give --insecure if a proxy or mesh in front of it encrypts".to_owned())
+}
+
+/// A token that the operator chose, long enough not to be guessed, and fit for a header.
+pub(super) fn operator_token(token: Secret) -> Result<Secret, String> {
+    let text = token.expose();
+    let fit =
+        text.len() >= limits::OPERATOR_TOKEN_BYTES_MIN && text.bytes().all(|byte| byte.is_ascii_graphic());
+    fit.then_some(token).ok_or_else(|| {
+        "does not hold a token of at least 32 printable characters; `hookstream token generate` prints one".to_owned()
+    })
 }
 
 pub(super) fn public_url(text: &str) -> Result<String, String> {

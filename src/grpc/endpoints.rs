@@ -4,6 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
+    caller::check_endpoint_visible,
     encode::timestamp,
     events,
     proto::{
@@ -12,6 +13,7 @@ use super::{
     status::{self, Refusal},
 };
 use crate::{
+    access::Caller,
     clock::Clock,
     endpoints::{Endpoint, EndpointChange, EndpointError, NewEndpoint, Provider, ProviderStatus, State},
     event::EndpointName,
@@ -42,6 +44,7 @@ impl EndpointManager {
     /// One operation.
     pub async fn manage(
         &self,
+        caller: Caller,
         request: ManageEndpointRequest,
     ) -> Result<proto::ManageEndpointResponse, Refusal> {
         use ask::Operation::{
@@ -50,10 +53,11 @@ impl EndpointManager {
         let operation = request
             .operation
             .ok_or_else(|| Refusal::field("operation", "must name what to do"))?;
+        check_operation_visible(&operation, &caller)?;
         let result = match operation {
             Create(create) => answer::Result::Create(self.create(create).await?),
             Get(get) => answer::Result::Get(self.get(&get)?),
-            List(list) => answer::Result::List(self.list(&list)?),
+            List(list) => answer::Result::List(self.list(&list, &caller)?),
             Update(update) => answer::Result::Update(self.update(update).await?),
             Delete(delete) => {
                 self.registrar.delete(&name(&delete.name)?).await?;
@@ -142,7 +146,7 @@ impl EndpointManager {
     }
 
     /// A page's token is the last name on it: names are no secret, and the order of names needs no snapshot.
-    fn list(&self, list: &ask::List) -> Result<answer::List, Refusal> {
+    fn list(&self, list: &ask::List, caller: &Caller) -> Result<answer::List, Refusal> {
         let size = status::page_size(list.page_size, limits::ENDPOINTS_PAGE_DEFAULT)?;
         let after =
             match list.page_token.as_str() {
@@ -151,7 +155,8 @@ impl EndpointManager {
                     Refusal::field("page_token", "is damaged or was not issued by this service")
                 })?),
             };
-        let mut found = self.registrar.endpoints().list(after.as_ref(), size + 1);
+        let visible = |name: &EndpointName| check_endpoint_visible(name.as_str(), caller).is_ok();
+        let mut found = self.registrar.endpoints().list(after.as_ref(), size + 1, visible);
         let more = found.len() > size;
         found.truncate(size);
         let last = found.last().filter(|_| more);
@@ -232,6 +237,26 @@ impl EndpointManager {
             accepts_callbacks: !endpoint.callback_tokens.keys().is_empty(),
         }
     }
+}
+
+/// Refuses what concerns endpoints that the caller may not see. A listing just leaves them out.
+fn check_operation_visible(operation: &ask::Operation, caller: &Caller) -> Result<(), Refusal> {
+    use ask::Operation::{
+        Create, Delete, Get, List, Reconcile, Recreate, RotateCallbackToken, RotateSecret, Update,
+    };
+    let name = match operation {
+        Create(create) => create.name.as_str(),
+        Get(get) => &get.name,
+        Update(update) => &update.name,
+        Delete(delete) => &delete.name,
+        RotateSecret(rotate) => &rotate.name,
+        Recreate(recreate) => &recreate.name,
+        RotateCallbackToken(rotate) => &rotate.name,
+        // No endpoint has this name, so only who sees all may.
+        Reconcile(_) => "",
+        List(_) => return Ok(()),
+    };
+    check_endpoint_visible(name, caller)
 }
 
 fn provider(provider: &Provider) -> proto::ProviderRegistration {

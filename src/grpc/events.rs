@@ -4,13 +4,14 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::BytesMut;
-use futures_util::{Stream, stream};
+use futures_util::{Stream, StreamExt, stream};
 use jiff::Timestamp;
 use prost::Message;
 use rand::RngExt;
 use tonic::Status;
 
 use super::{
+    caller::check_visible,
     encode,
     encoded::Encoded,
     proto::{
@@ -20,6 +21,7 @@ use super::{
     status::{self, Refusal},
 };
 use crate::{
+    access::Caller,
     cursor::{Cursor, PageToken},
     event::{EventId, LogId, Sequence},
     event_type::EVENT_TYPES,
@@ -64,10 +66,11 @@ impl EventReader {
     /// Follows events.
     pub async fn subscribe(
         &self,
+        caller: Caller,
         request: SubscribeEventsRequest,
     ) -> Result<impl Stream<Item = Result<Encoded, Status>> + Send + use<>, Refusal> {
         use proto::subscribe_events_request::Start::{AfterCursor, Position, Since};
-        let filter = filter(request.filter)?;
+        let filter = visible(request.filter, &caller)?;
         let start = match request.start {
             None => Start::New,
             Some(AfterCursor(cursor)) => Start::After(cursor),
@@ -90,14 +93,18 @@ impl EventReader {
             heartbeat_interval: interval.mul_f64(rand::rng().random_range(0.9..=1.0)),
             continue_after_gap: request.continue_after_gap,
         };
+        let permit = caller.identity().take_stream()?;
         let events = EventStream::open(&self.hub, filter, options)?;
-        Ok(frames(events, self.log().log_id()))
+        let frames = frames(events, self.log().log_id(), caller);
+        Ok(frames.inspect(move |_| {
+            let _held_as_long_as_the_stream = &permit;
+        }))
     }
 
     /// Waits for one event.
-    pub async fn await_event(&self, request: AwaitEventRequest) -> Result<Encoded, Refusal> {
+    pub async fn await_event(&self, caller: Caller, request: AwaitEventRequest) -> Result<Encoded, Refusal> {
         use proto::await_event_request::Start::{AfterCursor, Since};
-        let filter = filter(request.filter)?;
+        let filter = visible(request.filter, &caller)?;
         let timeout = duration(
             "timeout",
             request.timeout,
@@ -115,7 +122,15 @@ impl EventReader {
             heartbeat_interval: limits::AWAIT_TIMEOUT_MAX,
             continue_after_gap: false,
         };
-        let mut events = EventStream::open(&self.hub, filter, options)?;
+        let _permit = caller.identity().take_stream()?;
+        let events = EventStream::open(&self.hub, filter, options)?;
+        tokio::select! {
+            first = self.first(events, timeout) => first,
+            () = caller.ended() => Err(ended()),
+        }
+    }
+
+    async fn first(&self, mut events: EventStream, timeout: Duration) -> Result<Encoded, Refusal> {
         let deadline = tokio::time::Instant::now() + timeout;
         loop {
             let Ok(frame) = tokio::time::timeout_at(deadline, events.next()).await else {
@@ -132,7 +147,7 @@ impl EventReader {
     }
 
     /// One page.
-    pub async fn list(&self, request: ListEventsRequest) -> Result<Encoded, Refusal> {
+    pub async fn list(&self, caller: Caller, request: ListEventsRequest) -> Result<Encoded, Refusal> {
         let size = status::page_size(request.page_size, limits::EVENTS_PAGE_DEFAULT)?;
         let direction = match proto::Order::try_from(request.order) {
             Ok(proto::Order::Unspecified | proto::Order::NewestFirst) => Direction::Backward,
@@ -141,7 +156,7 @@ impl EventReader {
         };
         let question = question(&request);
         let (since, until) = (time("since", request.since)?, time("until", request.until)?);
-        let filter = filter(request.filter)?;
+        let filter = visible(request.filter, &caller)?;
         let unavailable = |error| Refusal::of_read(error, self.log().log_id());
 
         let bounds = self.log().bounds();
@@ -244,7 +259,7 @@ impl EventReader {
     }
 
     /// One event.
-    pub async fn get(&self, id: &str) -> Result<Encoded, Refusal> {
+    pub async fn get(&self, caller: Caller, id: String) -> Result<Encoded, Refusal> {
         let id: EventId = id.parse().map_err(|_| {
             Refusal::field(
                 "id",
@@ -254,11 +269,17 @@ impl EventReader {
         let found = self.log().find(id).await;
         let found = found.map_err(|error| Refusal::of_read(error, self.log().log_id()))?;
         let event = found.ok_or(Refusal::EventNotFound)?;
+        if !caller.identity().sees.matches(&event.event.keys) {
+            return Err(Refusal::NotVisible {
+                field: "id".to_owned(),
+                allowed: Vec::new(),
+            });
+        }
         Ok(Encoded(self.hub.encode(&event)))
     }
 
     /// The known types, then those that were received without being known.
-    pub fn event_types(&self) -> proto::ListEventTypesResponse {
+    pub fn event_types(&self, caller: &Caller) -> proto::ListEventTypesResponse {
         let known = EVENT_TYPES
             .iter()
             .zip(1..)
@@ -275,8 +296,12 @@ impl EventReader {
             name,
             ..proto::EventTypeDescription::default()
         });
+        let patterns = &caller.identity().sees.event_types;
+        let visible = |described: &proto::EventTypeDescription| {
+            patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(&described.name))
+        };
         proto::ListEventTypesResponse {
-            event_types: known.chain(unknown).collect(),
+            event_types: known.chain(unknown).filter(visible).collect(),
         }
     }
 
@@ -311,32 +336,67 @@ impl EventReader {
     }
 }
 
-/// The frames of a stream as they are sent.
-fn frames(events: EventStream, log_id: LogId) -> impl Stream<Item = Result<Encoded, Status>> + Send {
+/// The frames of a stream as they are sent, for as long as the caller's credentials are good.
+fn frames(
+    events: EventStream,
+    log_id: LogId,
+    caller: Caller,
+) -> impl Stream<Item = Result<Encoded, Status>> + Send + use<> {
     enum State {
         Open(EventStream),
         Draining,
         Ended,
     }
-    Box::pin(stream::unfold(State::Open(events), move |state| async move {
-        let mut events = match state {
-            State::Open(events) => events,
-            State::Draining => return Some((Err(Refusal::Draining.into()), State::Ended)),
-            State::Ended => return None,
-        };
-        match events.next().await {
-            Ok(Some(Frame::Event(event))) => Some((Ok(Encoded(event.bytes)), State::Open(events))),
-            Ok(Some(frame)) => {
-                let next = match frame {
-                    Frame::Draining(_) => State::Draining,
-                    _ => State::Open(events),
-                };
-                Some((Ok(control(frame, log_id)), next))
-            }
-            Ok(None) => None,
-            Err(error) => Some((Err(Refusal::of_read(error, log_id).into()), State::Ended)),
-        }
-    }))
+    let caller_ended = Box::pin(caller.clone().ended());
+    let start = (State::Open(events), caller, caller_ended);
+    Box::pin(stream::unfold(
+        start,
+        move |(state, caller, mut caller_ended)| async move {
+            let mut events = match state {
+                State::Open(events) => events,
+                State::Draining => {
+                    let refusal = Err(Refusal::Draining.into());
+                    return Some((refusal, (State::Ended, caller, caller_ended)));
+                }
+                State::Ended => return None,
+            };
+            // A stream that never waits is asked, too.
+            let next = if caller.is_revoked() {
+                None
+            } else {
+                tokio::select! {
+                    biased;
+                    next = events.next() => Some(next),
+                    () = caller_ended.as_mut() => None,
+                }
+            };
+            let (frame, state) = match next {
+                None => (Err(ended().into()), State::Ended),
+                Some(Ok(Some(Frame::Event(event)))) => (Ok(Encoded(event.bytes)), State::Open(events)),
+                Some(Ok(Some(frame))) => {
+                    let next = match frame {
+                        Frame::Draining(_) => State::Draining,
+                        _ => State::Open(events),
+                    };
+                    (Ok(control(frame, log_id)), next)
+                }
+                Some(Ok(None)) => return None,
+                Some(Err(error)) => (Err(Refusal::of_read(error, log_id).into()), State::Ended),
+            };
+            Some((frame, (state, caller, caller_ended)))
+        },
+    ))
+}
+
+fn ended() -> Refusal {
+    Refusal::CredentialsEnded("the token was revoked or has expired".to_owned())
+}
+
+/// A filter that asks for no more than the caller may see.
+fn visible(asked: Option<EventFilter>, caller: &Caller) -> Result<Filter, Refusal> {
+    let asked = filter(asked)?;
+    check_visible(&asked, caller)?;
+    Ok(asked)
 }
 
 fn control(frame: Frame, log_id: LogId) -> Encoded {
@@ -368,7 +428,8 @@ fn control(frame: Frame, log_id: LogId) -> Encoded {
     )
 }
 
-fn filter(filter: Option<EventFilter>) -> Result<Filter, Refusal> {
+/// A filter, or the refusal of one that cannot be.
+pub(super) fn filter(filter: Option<EventFilter>) -> Result<Filter, Refusal> {
     let filter = filter.unwrap_or_default();
     Ok(Filter::parse(
         &filter.event_types,
@@ -388,7 +449,8 @@ fn question(request: &ListEventsRequest) -> u64 {
     u64::from(crc32fast::hash(&asked.encode_to_vec()))
 }
 
-fn time(field: &str, time: Option<prost_types::Timestamp>) -> Result<Option<Timestamp>, Refusal> {
+/// A time, or the refusal of one that cannot be.
+pub(super) fn time(field: &str, time: Option<prost_types::Timestamp>) -> Result<Option<Timestamp>, Refusal> {
     let parse = |time: prost_types::Timestamp| {
         let valid = (0..1_000_000_000).contains(&time.nanos);
         let parsed = Timestamp::new(time.seconds, time.nanos).ok().filter(|_| valid);

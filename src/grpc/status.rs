@@ -6,6 +6,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::{
+    access::{AccessError, OverQuota, Scope, Unauthenticated},
     cursor::Cursor,
     endpoints::EndpointError,
     event::{LogId, Sequence},
@@ -56,6 +57,29 @@ pub enum Refusal {
         /// Where to go on.
         cursor: Cursor,
     },
+    /// Credentials are required.
+    CredentialsMissing(String),
+    /// Nobody is known by what was presented.
+    CredentialsUnknown(String),
+    /// What was presented is no longer accepted.
+    CredentialsEnded(String),
+    /// The caller lacks a permission.
+    ScopeMissing(Scope),
+    /// The caller asks for more than it may see.
+    NotVisible {
+        /// The field of the request that asks for it.
+        field: String,
+        /// What the caller may ask for there.
+        allowed: Vec<String>,
+    },
+    /// The caller makes too many calls.
+    TooManyCalls(String),
+    /// No token has this name.
+    TokenNotFound(String),
+    /// A token has this name or stands for this certificate.
+    TokenExists(String),
+    /// As many tokens exist as may.
+    TooManyTokens(String),
     /// The service is shutting down.
     Draining,
     /// The log or a store failed. The cause is logged and not told.
@@ -147,6 +171,24 @@ impl Refusal {
                 "NO_EVENT_IN_TIME",
                 "no event matched in time; await again after `cursor`".into(),
             ),
+            Self::CredentialsMissing(text) => (Code::Unauthenticated, "CREDENTIALS_MISSING", text.clone()),
+            Self::CredentialsUnknown(text) => (Code::Unauthenticated, "CREDENTIALS_UNKNOWN", text.clone()),
+            Self::CredentialsEnded(text) => (Code::Unauthenticated, "CREDENTIALS_ENDED", text.clone()),
+            Self::ScopeMissing(scope) => {
+                (Code::PermissionDenied, "SCOPE_MISSING", format!("this needs the scope {scope}"))
+            }
+            Self::NotVisible { field, allowed } if allowed.is_empty() => {
+                (Code::PermissionDenied, "NOT_VISIBLE", format!("{field}: your token may not see this"))
+            }
+            Self::NotVisible { field, allowed } => {
+                let allowed = allowed.join(", ");
+                let text = format!("{field} asks for more than your token may see; ask for {allowed}");
+                (Code::PermissionDenied, "NOT_VISIBLE", text)
+            }
+            Self::TooManyCalls(text) => (Code::ResourceExhausted, "TOO_MANY_CALLS", text.clone()),
+            Self::TokenNotFound(text) => (Code::NotFound, "TOKEN_NOT_FOUND", text.clone()),
+            Self::TokenExists(text) => (Code::AlreadyExists, "TOKEN_EXISTS", text.clone()),
+            Self::TooManyTokens(text) => (Code::ResourceExhausted, "TOO_MANY_TOKENS", text.clone()),
             Self::Draining => {
                 (Code::Unavailable, "DRAINING", "the service is shutting down; reconnect with your cursor".into())
             }
@@ -164,12 +206,19 @@ impl Refusal {
         }
     }
 
+    /// The machine-readable reason.
+    pub fn reason(&self) -> &'static str {
+        self.row().1
+    }
+
     fn metadata(&self) -> HashMap<String, String> {
         let entry = |name: &str, value: &dyn ToString| HashMap::from([(name.to_owned(), value.to_string())]);
         match self {
             Self::CursorTrimmed { earliest } => entry("earliest_cursor", earliest),
             Self::NoEventInTime { cursor } => entry("cursor", cursor),
             Self::RecordDamaged(sequence) => entry("sequence", sequence),
+            Self::ScopeMissing(scope) => entry("scope", scope),
+            Self::NotVisible { field, .. } => entry("field", field),
             Self::HeygenRefused { metadata, .. } => metadata.clone(),
             _ => HashMap::new(),
         }
@@ -194,6 +243,43 @@ impl From<Refusal> for Status {
 impl From<InvalidFilter> for Refusal {
     fn from(InvalidFilter { field, reason }: InvalidFilter) -> Self {
         Self::field(format!("filter.{field}"), reason)
+    }
+}
+
+impl From<Unauthenticated> for Refusal {
+    fn from(error: Unauthenticated) -> Self {
+        let text = error.to_string();
+        match error {
+            Unauthenticated::Missing => Self::CredentialsMissing(text),
+            Unauthenticated::Malformed
+            | Unauthenticated::UnknownToken
+            | Unauthenticated::UnknownCertificate(_) => Self::CredentialsUnknown(text),
+            Unauthenticated::Expired(_) => Self::CredentialsEnded(text),
+        }
+    }
+}
+
+impl From<OverQuota> for Refusal {
+    fn from(error: OverQuota) -> Self {
+        match error {
+            OverQuota::Calls => Self::TooManyCalls(error.to_string()),
+            OverQuota::Streams => Self::TooManyStreams(error.to_string()),
+        }
+    }
+}
+
+impl From<AccessError> for Refusal {
+    fn from(error: AccessError) -> Self {
+        let text = error.to_string();
+        match error {
+            AccessError::Exists(_) | AccessError::CertificateTaken(_) => Self::TokenExists(text),
+            AccessError::NotFound(_) => Self::TokenNotFound(text),
+            AccessError::TooMany => Self::TooManyTokens(text),
+            AccessError::Store(error) => {
+                tracing::error!(%error, "a token could not be stored");
+                Self::LogUnavailable
+            }
+        }
     }
 }
 

@@ -31,7 +31,7 @@ impl Registrar {
     }
 
     fn ours(&self) -> Vec<Arc<Endpoint>> {
-        let all = self.endpoints.list(None, limits::ENDPOINTS_MAX);
+        let all = self.endpoints.all();
         all.into_iter()
             .filter(|endpoint| endpoint.provider().is_some())
             .collect()

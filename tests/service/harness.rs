@@ -250,17 +250,32 @@ impl Hookstream {
 
     /// The answer of an admin path: status and body.
     pub async fn admin(&self, path: &str) -> (u16, String) {
-        let response = http()
-            .get(format!("http://{}{path}", self.admin))
-            .send()
+        self.ask_admin(http().get(format!("http://{}{path}", self.admin)))
             .await
-            .unwrap();
+    }
+
+    /// The same with a token.
+    pub async fn admin_as(&self, token: &str, path: &str) -> (u16, String) {
+        let request = http().get(format!("http://{}{path}", self.admin));
+        self.ask_admin(request.bearer_auth(token)).await
+    }
+
+    async fn ask_admin(&self, request: reqwest::RequestBuilder) -> (u16, String) {
+        let response = request.send().await.unwrap();
         (response.status().as_u16(), response.text().await.unwrap())
     }
 
     /// One metric's value.
     pub async fn metric(&self, line_start: &str) -> f64 {
-        let (_, text) = self.admin("/metrics").await;
+        Self::value(&self.admin("/metrics").await.1, line_start)
+    }
+
+    /// The same with a token.
+    pub async fn metric_as(&self, token: &str, line_start: &str) -> f64 {
+        Self::value(&self.admin_as(token, "/metrics").await.1, line_start)
+    }
+
+    fn value(text: &str, line_start: &str) -> f64 {
         let line = text.lines().find(|line| line.starts_with(line_start));
         let line = line.unwrap_or_else(|| panic!("no metric {line_start} in\n{text}"));
         line.rsplit(' ').next().unwrap().parse().unwrap()

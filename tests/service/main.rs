@@ -11,6 +11,7 @@
     reason = "a test stops at what it does not expect, and starts what it likes"
 )]
 
+mod access;
 mod commands;
 mod crash;
 mod endpoints;

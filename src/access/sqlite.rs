@@ -1,0 +1,116 @@
+//! Tokens in `state.db`. Owns their table; every change is synced before it is reported.
+
+use std::path::Path;
+
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use rusqlite::{Connection, params};
+use serde::{Deserialize, Serialize};
+
+use super::{Credential, Token, TokenDigest, TokenName, TokenStore};
+use crate::{
+    filter::Filter,
+    state_db::{self, StoreError},
+};
+
+const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS tokens (
+    name TEXT PRIMARY KEY,
+    digest BLOB,
+    certificate_name TEXT,
+    scopes TEXT NOT NULL,
+    sees TEXT NOT NULL,
+    created_at_us INTEGER NOT NULL,
+    expires_at_us INTEGER
+);";
+
+/// The store.
+#[derive(Debug)]
+pub struct SqliteTokenStore(Mutex<Connection>);
+
+/// A filter as it is stored.
+#[derive(Deserialize, Serialize)]
+struct StoredFilter {
+    event_types: Vec<String>,
+    entity_ids: Vec<String>,
+    callback_ids: Vec<String>,
+    endpoints: Vec<String>,
+}
+
+impl SqliteTokenStore {
+    /// Opens the store at `path`, or makes one there. Blocks.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let connection = state_db::open(path)?;
+        connection.execute_batch(SCHEMA)?;
+        Ok(Self(Mutex::new(connection)))
+    }
+}
+
+impl TokenStore for SqliteTokenStore {
+    fn load(&self) -> Result<Vec<Token>, StoreError> {
+        let connection = self.0.lock();
+        let mut select = connection.prepare(
+            "SELECT name, digest, certificate_name, scopes, sees, created_at_us, expires_at_us FROM tokens",
+        )?;
+        let mut rows = select.query([])?;
+        let mut tokens = Vec::new();
+        while let Some(row) = rows.next()? {
+            let credential = match row.get::<_, Option<[u8; 32]>>(1)? {
+                Some(digest) => Credential::Token(TokenDigest::from_bytes(digest)),
+                None => Credential::Certificate(row.get(2)?),
+            };
+            let scopes: Vec<String> = serde_json::from_str(&row.get::<_, String>(3)?)?;
+            let sees: StoredFilter = serde_json::from_str(&row.get::<_, String>(4)?)?;
+            let expires_at_us: Option<i64> = row.get(6)?;
+            tokens.push(Token {
+                name: row.get::<_, String>(0)?.parse()?,
+                credential,
+                scopes: scopes
+                    .iter()
+                    .map(|scope| scope.parse())
+                    .collect::<Result<_, _>>()?,
+                sees: Filter::parse(
+                    &sees.event_types,
+                    sees.entity_ids,
+                    sees.callback_ids,
+                    sees.endpoints,
+                )?,
+                created_at: Timestamp::from_microsecond(row.get(5)?)?,
+                expires_at: expires_at_us.map(Timestamp::from_microsecond).transpose()?,
+            });
+        }
+        Ok(tokens)
+    }
+
+    fn save(&self, token: &Token) -> Result<(), StoreError> {
+        let (digest, certificate_name) = match &token.credential {
+            Credential::Token(digest) => (Some(digest.as_bytes()), None),
+            Credential::Certificate(name) => (None, Some(name)),
+        };
+        let sees = StoredFilter {
+            event_types: token.sees.event_types.iter().map(ToString::to_string).collect(),
+            entity_ids: token.sees.entity_ids.clone(),
+            callback_ids: token.sees.callback_ids.clone(),
+            endpoints: token.sees.endpoints.clone(),
+        };
+        self.0.lock().execute(
+            "INSERT INTO tokens VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            params![
+                token.name.as_str(),
+                digest,
+                certificate_name,
+                serde_json::to_string(&token.scopes.names().collect::<Vec<_>>())?,
+                serde_json::to_string(&sees)?,
+                token.created_at.as_microsecond(),
+                token.expires_at.map(Timestamp::as_microsecond),
+            ],
+        )?;
+        Ok(())
+    }
+
+    fn delete(&self, name: &TokenName) -> Result<(), StoreError> {
+        self.0
+            .lock()
+            .execute("DELETE FROM tokens WHERE name = ?1", [name.as_str()])?;
+        Ok(())
+    }
+}

@@ -23,9 +23,13 @@ pub struct Envelope {
     pub callback_id: String,
     /// `event_id`; empty if there is none.
     pub provider_event_id: String,
-    /// `created_at`, if it is a time.
+    /// `created_at`, if it is a time that protobuf can say.
     pub created_at: Option<Timestamp>,
 }
+
+/// The beginning of the year 1: clients fail on a `google.protobuf.Timestamp` before it. Its end, that of the year 9999, is
+/// beyond what `Timestamp` can say.
+const PROTOBUF_TIME_MIN: Timestamp = Timestamp::constant(-62_135_596_800, 0);
 
 impl Envelope {
     /// The envelope of a body. Nesting costs nothing here: values are skipped, not built.
@@ -57,6 +61,7 @@ impl Envelope {
             created_at: fields
                 .text("created_at")
                 .and_then(|time| time.parse().ok())
+                .filter(|time| *time >= PROTOBUF_TIME_MIN)
                 .map(to_microsecond),
             event_type,
         }
@@ -299,6 +304,20 @@ mod tests {
                 "{odd}"
             );
         }
+    }
+
+    #[test]
+    fn takes_no_time_that_protobuf_cannot_say() {
+        let created_at = |time: &str| {
+            envelope(&format!(
+                r#"{{"event_type":"avatar_video.fail","created_at":"{time}"}}"#
+            ))
+            .created_at
+        };
+        assert_eq!(created_at("-000001-07-01T00:00:00Z"), None);
+        assert_eq!(created_at("0000-12-31T23:59:59.999999999Z"), None);
+        assert_eq!(created_at("0001-01-01T00:00:00Z"), Some(PROTOBUF_TIME_MIN));
+        assert!(created_at("9999-12-30T21:59:59Z").is_some());
     }
 
     #[test]

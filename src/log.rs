@@ -10,6 +10,16 @@ mod twin;
 #[cfg(test)]
 mod conformance;
 
+/// What of the log the fuzz targets reach beyond its contract.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use super::{
+        record::{Damaged, decode, encode},
+        twin::Subject,
+    };
+}
+
 use std::{mem::discriminant, sync::Arc, time::Duration};
 
 use async_trait::async_trait;

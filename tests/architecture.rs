@@ -36,7 +36,7 @@ fn sources() -> Vec<Source> {
     }
     let mut sources = Vec::new();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for directory in ["src", "tests", "benches"] {
+    for directory in ["src", "tests", "benches", "fuzz/src", "fuzz/fuzz_targets"] {
         collect(&root.join(directory), &mut sources);
     }
     sources

@@ -319,15 +319,15 @@ fn field_of(field: &FieldDescriptor) -> Result<Field, BadDescriptors> {
     })
 }
 
-/// Writes the typed fields that `data` has. Whether all of them had the expected JSON type.
+/// Writes the typed fields that `data` has, each once: protobuf would put repeated ones together. Whether all of them had the
+/// expected JSON type.
 fn put_fields(fields: &[Field], data: &Fields<'_>, buffer: &mut Vec<u8>) -> bool {
-    let mut complete = true;
-    for (name, value) in data.iter() {
-        if let Some(field) = fields.iter().find(|field| field.name == name) {
-            complete &= put_field(field, value, buffer);
-        }
-    }
-    complete
+    fields.iter().fold(true, |complete, field| {
+        let fits = data
+            .get(&field.name)
+            .is_none_or(|value| put_field(field, value, buffer));
+        complete && fits
+    })
 }
 
 /// Writes one typed field. Whether its JSON type was the expected one.
@@ -646,6 +646,27 @@ mod tests {
             assert_eq!(event.decode_status(), expected, "{:.80}", body);
             assert_eq!(event.raw_body, body.as_bytes());
         }
+    }
+
+    #[test]
+    fn of_repeated_names_the_last_counts_in_the_typed_payload_too() {
+        use proto::event::Payload::*;
+        let body =
+            |event_type: &str, data: &str| format!(r#"{{"event_type":"{event_type}","event_data":{data}}}"#);
+        let event = encode(&body("avatar_video.fail", r#"{"msg":"no","msg":null}"#));
+        let Some(AvatarVideoFail(payload)) = event.payload else {
+            panic!()
+        };
+        assert_eq!(payload.msg, "");
+        let event = encode(&body(
+            "ai_clipping.success",
+            r#"{"clips":[{"title":"a"}],"clips":[{"title":"b"}]}"#,
+        ));
+        let Some(AiClippingSuccess(payload)) = event.payload else {
+            panic!()
+        };
+        assert_eq!(payload.clips.len(), 1);
+        assert_eq!(payload.clips[0].title, "b");
     }
 
     #[test]

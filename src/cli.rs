@@ -86,3 +86,28 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         result => result,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn examples(command: &clap::Command) -> Vec<String> {
+        let own = command.get_after_help().map(ToString::to_string);
+        let below = command.get_subcommands().flat_map(examples);
+        own.into_iter().chain(below).collect()
+    }
+
+    #[test]
+    fn no_example_has_a_secret_among_its_arguments() {
+        let examples = examples(&Cli::command());
+        assert!(examples.len() > 10);
+        for example in examples {
+            assert!(
+                !example.contains("--secret ") && !example.contains("whsec_"),
+                "{example}"
+            );
+        }
+    }
+}

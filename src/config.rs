@@ -18,6 +18,7 @@ pub use self::{
 use crate::{
     heygen::{Credentials, Heygen},
     log::Retention,
+    sealing::{SealingKey, SealingKeys},
     secret::Secret,
 };
 
@@ -57,12 +58,16 @@ pub struct Config {
     pub rotate_secrets_after: Option<Duration>,
     /// Where everything is stored.
     pub data_dir: PathBuf,
+    /// What stored secrets are sealed with.
+    pub sealing_keys: SealingKeys,
     /// What to keep.
     pub retention: Retention,
     /// How long a drain may take.
     pub drain_deadline: Duration,
     /// The form of log lines.
     pub log_format: LogFormat,
+    /// What is allowed but unwise, a line each.
+    pub warnings: Vec<String>,
 }
 
 /// All that is wrong with a configuration, a line each.
@@ -94,6 +99,7 @@ impl Config {
         let mut reader = Reader {
             layered,
             problems: Vec::new(),
+            warnings: Vec::new(),
         };
         let insecure = reader.read("insecure", false, |text| match text {
             "true" => Ok(true),
@@ -128,6 +134,7 @@ impl Config {
                 "" => Err("is empty".to_owned()),
                 text => Ok(text.into()),
             }),
+            sealing_keys: reader.sealing_keys(),
             retention: Retention {
                 age: reader.read("retention-age", None, |text| optional(text, duration)),
                 size_bytes: reader.read("retention-size", None, |text| {
@@ -141,6 +148,7 @@ impl Config {
                 "json" => Ok(LogFormat::Json),
                 _ => Err("is none of auto, text, json".to_owned()),
             }),
+            warnings: Vec::new(),
         };
         reader.read("log", (), |text| match text {
             "sqlite" => Ok(()),
@@ -148,6 +156,7 @@ impl Config {
         });
         config.heygen = reader.heygen(config.public_url.as_deref());
         if reader.problems.is_empty() {
+            config.warnings = reader.warnings;
             Ok(config)
         } else {
             Err(ConfigError(reader.problems))
@@ -155,12 +164,19 @@ impl Config {
     }
 }
 
+/// A secret, and where it was given.
+struct Given {
+    secret: Secret,
+    source: String,
+}
+
 struct Reader<'a> {
     layered: &'a [Sourced],
     problems: Vec<String>,
+    warnings: Vec<String>,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
     /// The operator's token, if there is one.
     fn operator_token(&mut self) -> Option<Secret> {
         let in_file = self.read("admin-token-file", None, |path| {
@@ -196,12 +212,8 @@ impl Reader<'_> {
             ),
         ];
         for (key, variable, kind) in ways {
-            let in_file = self.read(key, None, |path| secret_in_file(path).map(Some));
-            let in_environment = secret_in_variable(variable).unwrap_or_else(|problem| {
-                self.problems.push(problem);
-                None
-            });
-            credentials.extend(in_file.or(in_environment).map(kind));
+            let given = self.secret(key, variable);
+            credentials.extend(given.map(|given| kind(given.secret)));
         }
         if credentials.len() > 1 {
             self.problems
@@ -222,15 +234,68 @@ impl Reader<'_> {
         }
     }
 
+    /// The keys to seal stored secrets with, and to open them.
+    fn sealing_keys(&mut self) -> SealingKeys {
+        let problems = self.problems.len();
+        let current = self.sealing_key("sealing-key-file", "HOOKSTREAM_SEALING_KEY");
+        let previous = self.sealing_key("previous-sealing-key-file", "HOOKSTREAM_PREVIOUS_SEALING_KEY");
+        if current.is_none() && previous.is_some() && problems == self.problems.len() {
+            self.problems.push(
+                "previous-sealing-key-file: there has to be a key that takes its place: give --sealing-key-file too"
+                    .to_owned(),
+            );
+        }
+        SealingKeys {
+            current,
+            previous: previous.into_iter().collect(),
+        }
+    }
+
+    fn sealing_key(&mut self, key: &str, variable: &str) -> Option<SealingKey> {
+        let given = self.secret(key, variable)?;
+        match SealingKey::parse(given.secret.expose()) {
+            Ok(key) => Some(key),
+            Err(problem) => {
+                self.problems.push(format!("{}: {problem}", given.source));
+                None
+            }
+        }
+    }
+
+    /// The secret in the file that a setting names, else in a variable.
+    fn secret(&mut self, key: &str, variable: &str) -> Option<Given> {
+        let in_environment = secret_in_variable(variable).unwrap_or_else(|problem| {
+            self.problems.push(problem);
+            None
+        });
+        let Some((path, source)) = self.value(key) else {
+            let source = variable.to_owned();
+            return in_environment.map(|secret| Given { secret, source });
+        };
+        let unwise = unwise_mode(path);
+        self.warnings
+            .extend(unwise.map(|unwise| format!("{source}: {unwise}")));
+        match secret_in_file(path) {
+            Ok(secret) => Some(Given {
+                secret,
+                source: source.to_owned(),
+            }),
+            Err(problem) => {
+                self.problems.push(format!("{source}: {problem}"));
+                None
+            }
+        }
+    }
+
+    /// A setting as it was given, and where.
+    fn value(&self, key: &str) -> Option<(&'a str, &'a str)> {
+        let found = self.layered.iter().find(|sourced| sourced.key == key)?;
+        Some((found.value.as_deref()?, &found.source))
+    }
+
     /// Reads a setting, or notes what is wrong with it and goes on with `otherwise`.
     fn read<T>(&mut self, key: &str, otherwise: T, parse: impl FnOnce(&str) -> Result<T, String>) -> T {
-        let found = self.layered.iter().find(|sourced| sourced.key == key);
-        let Some(Sourced {
-            value: Some(value),
-            source,
-            ..
-        }) = found
-        else {
+        let Some((value, source)) = self.value(key) else {
             return otherwise;
         };
         parse(value).unwrap_or_else(|problem| {
@@ -309,6 +374,58 @@ mod tests {
             error.contains("`retention-agee` is not a setting") && error.contains("retention-age,"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn sealing_keys_are_read_from_files_and_the_one_before_needs_one_that_takes_its_place() {
+        let (new, old) = (SealingKey::generate(), SealingKey::generate());
+        let (new_file, old_file) = (file(&format!("{}\n", *new.to_base64())), file(&old.to_base64()));
+        let new_flags = ["--sealing-key-file", new_file.path().to_str().unwrap()];
+        let old_flags = ["--previous-sealing-key-file", old_file.path().to_str().unwrap()];
+        let keys = config(&[new_flags, old_flags].concat()).unwrap().sealing_keys;
+        assert_eq!(keys.current.unwrap().id(), new.id());
+        assert_eq!(keys.previous[0].id(), old.id());
+        assert!(
+            config(&old_flags)
+                .unwrap_err()
+                .contains("give --sealing-key-file too")
+        );
+        assert!(config(&[]).unwrap().sealing_keys.current.is_none());
+    }
+
+    #[test]
+    fn what_is_no_key_and_a_secret_in_place_of_its_file_are_mistakes_that_do_not_repeat_it() {
+        let no_key = file("no-key-but-private");
+        let error = config(&["--sealing-key-file", no_key.path().to_str().unwrap()]).unwrap_err();
+        assert!(
+            error.contains("--sealing-key-file: is not 32 bytes") && !error.contains("private"),
+            "{error}"
+        );
+        for flag in ["--sealing-key-file", "--heygen-api-key-file"] {
+            for secret in ["sk_private", &"private/".repeat(64)] {
+                let error = config(&[flag, secret]).unwrap_err();
+                assert!(
+                    error.contains(flag) && error.contains("names no file") && !error.contains("private"),
+                    "{error}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_with_a_secret_that_others_can_read_is_a_warning() {
+        use std::os::unix::fs::PermissionsExt;
+        let key = file(&SealingKey::generate().to_base64());
+        let flags = ["--sealing-key-file", key.path().to_str().unwrap()];
+        assert_eq!(config(&flags).unwrap().warnings, [""; 0]);
+        for mode in [0o640, 0o604, 0o620] {
+            std::fs::set_permissions(key.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+            let warnings = config(&flags).unwrap().warnings;
+            assert!(
+                warnings.len() == 1 && warnings[0].contains("chmod 600"),
+                "{warnings:?}"
+            );
+        }
     }
 
     #[test]

@@ -316,6 +316,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
+    use crate::sealing::SealingKeys;
 
     fn name() -> EndpointName {
         "dev".parse().unwrap()
@@ -324,7 +325,8 @@ mod tests {
     fn open(directory: &std::path::Path, now: &Arc<AtomicI64>) -> Endpoints {
         let now = Arc::clone(now);
         let clock = Clock::new(move || Timestamp::from_second(now.load(Ordering::SeqCst)).unwrap());
-        let store = sqlite::SqliteEndpointStore::open(&directory.join("state.db")).unwrap();
+        let store =
+            sqlite::SqliteEndpointStore::open(&directory.join("state.db"), SealingKeys::default()).unwrap();
         Endpoints::load(Arc::new(store), clock).unwrap()
     }
 

@@ -20,6 +20,7 @@
 //! | [`event`], [`cursor`], [`filter`] | the vocabulary: event, sequence, identity, cursor, filter |
 //! | [`log`] | the contract of the event log; `log::sqlite` is the engine, `log::memory` the reference |
 //! | [`endpoints`] | names, secrets and states of the endpoints |
+//! | [`sealing`] | stored secrets, sealed and opened; knows no storage |
 //! | [`state_db`] | how the file of what is configured over the interface is opened |
 //! | [`registrar`] | registrations at HeyGen kept in step with the endpoints, through any crash |
 //! | [`reconcile`] | what HeyGen could not deliver, found in its history |
@@ -83,6 +84,7 @@ pub mod peer;
 pub mod reconcile;
 pub mod registrar;
 pub mod samples;
+pub mod sealing;
 pub mod secret;
 pub mod service;
 pub mod signature;

@@ -372,6 +372,7 @@ mod tests {
         event::LogId,
         heygen::Credentials,
         log::{Retention, memory::MemoryLog},
+        sealing::SealingKeys,
         secret::Secret,
         stand_in::{Settings, StandIn},
     };
@@ -398,7 +399,8 @@ mod tests {
             };
             let heygen = StandIn::start(settings).await.unwrap();
             let directory = tempfile::tempdir().unwrap();
-            let store = SqliteEndpointStore::open(&directory.path().join("state.db")).unwrap();
+            let store = SqliteEndpointStore::open(&directory.path().join("state.db"), SealingKeys::default())
+                .unwrap();
             let endpoints = Arc::new(Endpoints::load(Arc::new(store), clock.clone()).unwrap());
             let new = NewEndpoint {
                 secret: Some(Secret::generate()),

@@ -1,9 +1,10 @@
 //! Secrets that cannot be printed by accident. Owns their form, generation and comparison-free handling; refuses to know
 //! what they sign or where they are kept.
 
-use data_encoding::{BASE64URL, BASE64URL_NOPAD};
+use data_encoding::{BASE64URL, BASE64URL_NOPAD, Encoding};
 use rand::Rng;
 use secrecy::{ExposeSecret, SecretString};
+use zeroize::Zeroizing;
 
 use crate::limits;
 
@@ -18,28 +19,34 @@ pub struct Secret(SecretString);
 pub struct InvalidSecret;
 
 impl Secret {
-    /// Takes a secret as it is: never trimmed, never decoded.
-    pub fn new(secret: impl Into<SecretString>) -> Result<Self, InvalidSecret> {
+    /// Takes a secret as it is: never trimmed, never decoded. The text that is handed over is wiped.
+    pub fn new(secret: impl Into<Zeroizing<String>>) -> Result<Self, InvalidSecret> {
         let secret = secret.into();
-        let bytes = secret.expose_secret().len();
         (1..=limits::SECRET_BYTES_MAX)
-            .contains(&bytes)
-            .then_some(Self(secret))
+            .contains(&secret.len())
+            // Copied, because to give a text its final size may move it and leave the first copy behind.
+            .then(|| Self(SecretString::from(secret.as_str())))
             .ok_or(InvalidSecret)
     }
 
     /// A new random secret in the form HeyGen gives them: `whsec_` and URL-safe base64.
     pub fn generate() -> Self {
-        let mut random = [0; limits::SECRET_RANDOM_BYTES];
-        rand::rng().fill_bytes(&mut random);
-        Self(SecretString::from(format!("whsec_{}", BASE64URL.encode(&random))))
+        Self::random("whsec_", &BASE64URL)
     }
 
     /// A new random token for a URL: as hard to guess as a secret.
     pub fn generate_token() -> Self {
-        let mut random = [0; limits::SECRET_RANDOM_BYTES];
-        rand::rng().fill_bytes(&mut random);
-        Self(SecretString::from(BASE64URL_NOPAD.encode(&random)))
+        Self::random("", &BASE64URL_NOPAD)
+    }
+
+    fn random(prefix: &str, encoding: &Encoding) -> Self {
+        let mut random = Zeroizing::new([0; limits::SECRET_RANDOM_BYTES]);
+        rand::rng().fill_bytes(&mut *random);
+        let bytes = prefix.len() + encoding.encode_len(random.len());
+        let mut text = Zeroizing::new(String::with_capacity(bytes));
+        text.push_str(prefix);
+        encoding.encode_append(&*random, &mut text);
+        Self(SecretString::from(text.as_str()))
     }
 
     /// A new random token, as hard to guess as a secret, that begins with `prefix` so that scanners know it for what it is.

@@ -29,6 +29,7 @@ use crate::{
     },
     reconcile::Reconciler,
     registrar::Registrar,
+    sealing::SealingKeys,
     state_db::StoreError,
     tasks::{self, Tasks},
     transport::{self, BindError, Server},
@@ -91,9 +92,9 @@ impl Service {
         let (grpc_address, admin_address) = (grpc_listener.local_addr()?, admin_listener.local_addr()?);
 
         let mut registry = Registry::with_prefix("hookstream");
-        let path = config.data_dir.clone();
+        let (path, keys) = (config.data_dir.clone(), config.sealing_keys.clone());
         let metrics = LogMetrics::registered(&mut registry);
-        let (data_dir, log, stores) = tasks::blocking(move || open(&path, metrics)).await??;
+        let (data_dir, log, stores) = tasks::blocking(move || open(&path, keys, metrics)).await??;
         let Stores {
             endpoints: store,
             tokens,
@@ -236,7 +237,11 @@ struct Stores {
     audit: SqliteAuditStore,
 }
 
-fn open(path: &std::path::Path, metrics: LogMetrics) -> Result<(DataDir, SqliteLog, Stores), StartError> {
+fn open(
+    path: &std::path::Path,
+    keys: SealingKeys,
+    metrics: LogMetrics,
+) -> Result<(DataDir, SqliteLog, Stores), StartError> {
     let data_dir = DataDir::open(path)?;
     let mut last_report = std::time::Instant::now();
     let progress = |done: u64, total: u64| {
@@ -249,7 +254,7 @@ fn open(path: &std::path::Path, metrics: LogMetrics) -> Result<(DataDir, SqliteL
     let state = data_dir.file("state.db");
     let stores = || {
         Ok(Stores {
-            endpoints: SqliteEndpointStore::open(&state)?,
+            endpoints: SqliteEndpointStore::open(&state, keys)?,
             tokens: SqliteTokenStore::open(&state)?,
             audit: SqliteAuditStore::open(&state)?,
         })

@@ -47,6 +47,17 @@ pub fn open(path: &Path) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
+/// Writes the file anew and empties the write-ahead log, so that no trace is left of what was deleted or replaced. Blocks.
+pub fn leave_no_trace(connection: &Connection) -> Result<(), StoreError> {
+    // Overwriting what is deleted is not enough: where SQLite moves a row, its old place in the page keeps a copy.
+    connection.execute_batch("VACUUM")?;
+    let busy: bool = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+    if busy {
+        return Err("another program has it open: traces of replaced secrets stay until it is closed".into());
+    }
+    Ok(())
+}
+
 fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);

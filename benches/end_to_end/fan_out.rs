@@ -14,6 +14,7 @@ use hookstream::{
     hub::{Encode, Hub},
     log::{EventLog, memory::MemoryLog},
     registrar::Registrar,
+    sealing::SealingKeys,
     tasks::Tasks,
     transport::{self, Server},
 };
@@ -119,7 +120,7 @@ impl Parts {
     async fn start() -> Self {
         let directory = stage::directory();
         let state = directory.path().join("state.db");
-        let store = SqliteEndpointStore::open(&state).unwrap();
+        let store = SqliteEndpointStore::open(&state, SealingKeys::default()).unwrap();
         let tokens = SqliteTokenStore::open(&state).unwrap();
         let access = Access::load(Arc::new(tokens), None, Clock::system()).unwrap();
         let trail = SqliteAuditStore::open(&state).unwrap();

@@ -14,6 +14,7 @@ use hookstream::{
         subscribe_events_response::Frame,
     },
     log::{EventLog, Retention, metrics::LogMetrics, sqlite::SqliteLog},
+    sealing::SealingKeys,
     service::Service,
 };
 use tempfile::TempDir;
@@ -60,9 +61,11 @@ pub async fn service(directory: &Path) -> Service {
         reconcile_grace: Duration::ZERO,
         rotate_secrets_after: None,
         data_dir: directory.to_owned(),
+        sealing_keys: SealingKeys::default(),
         retention: Retention::default(),
         drain_deadline: Duration::from_secs(1),
         log_format: LogFormat::Auto,
+        warnings: Vec::new(),
     };
     Service::start(&config, Clock::system()).await.unwrap()
 }

@@ -13,6 +13,7 @@ use clap::Args;
 use data_encoding::HEXLOWER;
 use serde_json::Value;
 use tokio::time::{Instant, MissedTickBehavior};
+use zeroize::Zeroizing;
 
 use crate::{http_client, samples, secret::Secret, signature};
 
@@ -57,17 +58,21 @@ pub struct Deliver {
 }
 
 /// The secret in a file, or in the environment.
-pub fn read_secret(file: Option<&Path>) -> anyhow::Result<Option<String>> {
+pub fn read_secret(file: Option<&Path>) -> anyhow::Result<Option<Secret>> {
     let Some(file) = file else {
         #[allow(
             clippy::disallowed_methods,
             reason = "a secret is not a setting: it is read where it is used"
         )]
-        return Ok(std::env::var("HOOKSTREAM_SECRET").ok());
+        let secret = std::env::var("HOOKSTREAM_SECRET").ok();
+        let secret = secret.filter(|secret| !secret.is_empty());
+        return secret.map(Secret::new).transpose().context("HOOKSTREAM_SECRET");
     };
     let text = fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))?;
+    let text = Zeroizing::new(text);
     let secret = text.strip_suffix('\n').unwrap_or(&text);
-    Ok(Some(secret.strip_suffix('\r').unwrap_or(secret).to_owned()))
+    let secret = Secret::new(secret.strip_suffix('\r').unwrap_or(secret).to_owned());
+    Ok(Some(secret.with_context(|| file.display().to_string())?))
 }
 
 /// What became of a delivery.
@@ -126,7 +131,7 @@ impl Deliver {
     /// Runs the command.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         let secret = match self.secret {
-            Some(secret) => Some(secret),
+            Some(secret) => Some(Secret::new(secret)?),
             None => read_secret(self.secret_file.as_deref())?,
         };
         let secret = secret.context("no secret: give --secret-file, or set HOOKSTREAM_SECRET")?;
@@ -142,7 +147,7 @@ impl Deliver {
         {
             bail!("--rate must be above 0 and at most 1000000");
         }
-        let sender = Sender::new(self.url, Secret::new(secret)?)?;
+        let sender = Sender::new(self.url, secret)?;
         let mut ticks = self.rate.map(|rate| {
             let mut ticks = tokio::time::interval(Duration::from_secs_f64(1.0 / rate));
             ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);

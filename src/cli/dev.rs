@@ -65,6 +65,7 @@ impl Dev {
         let temporary = use_temporary_data_dir(&mut layered)?;
         let mut config = Config::parse(&layered)?;
         telemetry::start_quietly();
+        serve::say_what_is_unwise(&config);
         if self.heygen {
             return play(config, self.exit).await;
         }
@@ -166,7 +167,7 @@ async fn show(service: &Service, data_dir: &Path, is_temporary: bool, exit: bool
     let Some(Frame::CaughtUp(start)) = next(&mut frames).await? else {
         bail!("the stream did not start")
     };
-    let sender = Sender::new(url, Secret::new(secret)?)?;
+    let sender = Sender::new(url, secret)?;
     let mut expected = Vec::new();
     let mut received = Vec::new();
     for (event_type, body) in samples::all(rand::random_range(0..u64::MAX / 2)) {
@@ -247,7 +248,7 @@ fn check(expected: &[String], events: &[Event]) -> anyhow::Result<()> {
 }
 
 /// Makes the endpoint anew, so that its secret is known also in a directory that was used before.
-async fn make_endpoint(client: &mut Client) -> anyhow::Result<String> {
+async fn make_endpoint(client: &mut Client) -> anyhow::Result<Secret> {
     let mut manage = async |operation| {
         client
             .manage_endpoint(ManageEndpointRequest {
@@ -269,12 +270,12 @@ async fn make_endpoint(client: &mut Client) -> anyhow::Result<String> {
         .await
         .map_err(|status| client::explain(&status))?;
     match answer.into_inner().result {
-        Some(Answer::Create(created)) => Ok(created.secret),
+        Some(Answer::Create(created)) => Ok(Secret::new(created.secret)?),
         _ => bail!("the endpoint could not be made"),
     }
 }
 
-fn write_secret(data_dir: &Path, secret: &str) -> anyhow::Result<PathBuf> {
+fn write_secret(data_dir: &Path, secret: &Secret) -> anyhow::Result<PathBuf> {
     let path = data_dir.join("dev.secret");
     let mut options = OpenOptions::new();
     let file = options
@@ -284,7 +285,7 @@ fn write_secret(data_dir: &Path, secret: &str) -> anyhow::Result<PathBuf> {
         .mode(0o600)
         .open(&path);
     let mut file = file.with_context(|| format!("{} cannot be written", path.display()))?;
-    writeln!(file, "{secret}")?;
+    writeln!(file, "{}", secret.expose())?;
     Ok(path)
 }
 

@@ -1,6 +1,10 @@
 //! `hookstream endpoint`. Owns managing endpoints from a shell.
 
-use std::{io::Write, path::PathBuf, process::ExitCode};
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueEnum};
@@ -160,7 +164,7 @@ impl Command {
                     event_types: args.events,
                     entity_id: args.entity.unwrap_or_default(),
                     provider_endpoint_id: args.adopt.or(args.provider_id).unwrap_or_default(),
-                    secret: deliver::read_secret(args.secret_file.as_deref())?.unwrap_or_default(),
+                    secret: secret(args.secret_file.as_deref())?,
                     registration: registration.into(),
                 });
                 args.endpoint.manage(operation).await?;
@@ -211,7 +215,7 @@ impl Command {
             Self::RotateSecret(args) => {
                 let operation = Operation::RotateSecret(RotateSecret {
                     name: args.endpoint.name.clone(),
-                    secret: deliver::read_secret(args.secret_file.as_deref())?.unwrap_or_default(),
+                    secret: secret(args.secret_file.as_deref())?,
                     overlap: args.overlap,
                 });
                 args.endpoint.manage(operation).await?;
@@ -219,6 +223,14 @@ impl Command {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// The secret as it is sent; empty if none was given.
+fn secret(file: Option<&Path>) -> anyhow::Result<String> {
+    let secret = deliver::read_secret(file)?;
+    Ok(secret
+        .map(|secret| secret.expose().to_owned())
+        .unwrap_or_default())
 }
 
 /// Searches HeyGen's event history for events that were never delivered, and stores them.

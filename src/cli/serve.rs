@@ -54,6 +54,7 @@ impl Serve {
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         let config = Config::parse(&self.settings.0?)?;
         telemetry::start(config.log_format);
+        say_what_is_unwise(&config);
         let mut signals = Signals::new()?;
         let service = Service::start(&config, Clock::system()).await?;
         tracing::info!(
@@ -65,6 +66,18 @@ impl Serve {
         signals.next().await;
         drain(service, signals).await;
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Logs what an operator should know of a configuration.
+pub fn say_what_is_unwise(config: &Config) {
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    if config.sealing_keys.current.is_none() {
+        tracing::info!(
+            "endpoint secrets are stored readable, in a file that is its owner's alone: --sealing-key-file seals them"
+        );
     }
 }
 

@@ -103,6 +103,19 @@ pub(super) const SETTINGS: &[Setting] = &[
         help: "Where everything is stored; made if missing",
     },
     Setting {
+        key: "sealing-key-file",
+        value_name: "FILE",
+        default: None,
+        help: "A file with the key that stored secrets are sealed with (`hookstream config generate-sealing-key` makes one); \
+               or HOOKSTREAM_SEALING_KEY. Without it they are readable in the data directory, by its owner",
+    },
+    Setting {
+        key: "previous-sealing-key-file",
+        value_name: "FILE",
+        default: None,
+        help: "The key before, for the one start at which another takes its place; or HOOKSTREAM_PREVIOUS_SEALING_KEY",
+    },
+    Setting {
         key: "log",
         value_name: "ENGINE",
         default: Some("sqlite"),

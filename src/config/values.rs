@@ -1,14 +1,29 @@
 //! The values of settings. Owns how each kind is written and what is said of one that is not.
 
-use std::{env, fmt, fs, time::Duration};
+use std::{env, fmt, fs, io, os::unix::fs::PermissionsExt, time::Duration};
+
+use zeroize::Zeroizing;
 
 use crate::{limits, secret::Secret};
 
 /// The secret in a file; one newline at its end is not part of it.
 pub(crate) fn secret_in_file(path: &str) -> Result<Secret, String> {
-    let text = fs::read_to_string(path).map_err(|error| format!("cannot be read: {error}"))?;
+    let text = fs::read_to_string(path).map_err(|error| match error.kind() {
+        // A secret that was given in place of its file must not be repeated.
+        io::ErrorKind::NotFound | io::ErrorKind::InvalidFilename => {
+            "names no file (what was given is not shown, in case it is the secret itself)".to_owned()
+        }
+        _ => format!("`{path}` cannot be read: {error}"),
+    })?;
+    let text = Zeroizing::new(text);
     let secret = text.strip_suffix('\n').unwrap_or(&text);
-    Secret::new(secret.to_owned()).map_err(|_| "is empty or holds more than a key".to_owned())
+    Secret::new(secret.to_owned()).map_err(|_| format!("`{path}` is empty or holds more than a key"))
+}
+
+/// What is unwise about a file that holds a secret.
+pub(super) fn unwise_mode(path: &str) -> Option<String> {
+    let mode = fs::metadata(path).ok()?.permissions().mode() & 0o777;
+    (mode & 0o077 != 0).then(|| format!("`{path}` is not its owner's alone (mode {mode:o}): chmod 600 it"))
 }
 
 /// The secret in a variable, which is no flag, so that none is ever seen among a process's arguments.

@@ -10,6 +10,7 @@ use super::*;
 use crate::{
     endpoints::{EndpointStore, StoreError, sqlite::SqliteEndpointStore},
     heygen::Credentials,
+    sealing::SealingKeys,
     stand_in::{ApiFault, Call, Settings, StandIn},
 };
 
@@ -65,7 +66,7 @@ async fn heygen(clock: &Clock) -> StandIn {
 /// A process on this directory that is killed when it has made so many changes.
 fn process(directory: &Path, heygen: &StandIn, changes: usize, clock: &Clock) -> Registrar {
     let store = Crashing {
-        store: SqliteEndpointStore::open(&directory.join("state.db")).unwrap(),
+        store: SqliteEndpointStore::open(&directory.join("state.db"), SealingKeys::default()).unwrap(),
         changes_left: AtomicUsize::new(changes),
     };
     let endpoints = Endpoints::load(Arc::new(store), clock.clone()).unwrap();

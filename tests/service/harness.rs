@@ -6,8 +6,9 @@ use std::{
     io::{BufRead, BufReader},
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{Arc, Mutex},
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -57,6 +58,7 @@ pub struct Hookstream {
     pub admin: SocketAddr,
     directory: Arc<TempDir>,
     output: Arc<Mutex<String>>,
+    readers: Vec<JoinHandle<()>>,
     child: Child,
 }
 
@@ -81,25 +83,35 @@ impl Hookstream {
         command.args(["--log-format", "json"]).args(flags).envs(variables);
         let mut child = command
             .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let output = Arc::new(Mutex::new(String::new()));
+        let errors = BufReader::new(child.stderr.take().unwrap()).lines();
+        let collected = Arc::clone(&output);
+        let errors = std::thread::spawn(move || {
+            for line in errors.map_while(Result::ok) {
+                eprintln!("{line}");
+                let mut output = collected.lock().unwrap();
+                output.push_str(&line);
+                output.push('\n');
+            }
+        });
         let mut ready = None;
         while ready.is_none() {
             let line = lines
                 .next()
                 .expect("the service ends before it is ready")
                 .unwrap();
-            output.lock().unwrap().push_str(&line);
+            output.lock().unwrap().push_str(&format!("{line}\n"));
             let line: serde_json::Value = serde_json::from_str(&line).unwrap();
             ready = (line["message"] == "ready").then_some(line);
         }
         let ready = ready.unwrap();
         let address = |name: &str| ready[name].as_str().unwrap().parse().unwrap();
         let collected = Arc::clone(&output);
-        std::thread::spawn(move || {
+        let lines = std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 let mut output = collected.lock().unwrap();
                 output.push_str(&line);
@@ -112,6 +124,7 @@ impl Hookstream {
             admin: address("admin"),
             directory,
             output,
+            readers: vec![lines, errors],
             child,
         }
     }
@@ -158,6 +171,16 @@ impl Hookstream {
         self.signal("TERM");
         assert!(self.wait(PATIENCE).success());
         Arc::clone(&self.directory)
+    }
+
+    /// Ends it in order; its directory and everything it logged up to its end.
+    pub fn drain_and_read(mut self) -> (Arc<TempDir>, String) {
+        self.signal("TERM");
+        assert!(self.wait(PATIENCE).success());
+        for reader in std::mem::take(&mut self.readers) {
+            reader.join().unwrap();
+        }
+        (Arc::clone(&self.directory), self.output())
     }
 
     pub fn data_dir(&self) -> PathBuf {
@@ -440,9 +463,26 @@ pub fn field(status: &Status) -> String {
 
 /// Runs a command of the binary to its end; status, standard output, standard error.
 pub fn run(args: &[&str]) -> (ExitStatus, String, String) {
-    let output = Command::new(binary()).args(args).output().unwrap();
+    let output = finish(Command::new(binary()).args(args));
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (output.status, text(output.stdout), text(output.stderr))
+}
+
+/// Runs a command to its end, which has to come.
+pub fn finish(command: &mut Command) -> Output {
+    let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    let id = child.id().to_string();
+    let output = std::thread::spawn(move || child.wait_with_output().unwrap());
+    let deadline = Instant::now() + 3 * PATIENCE;
+    while !output.is_finished() {
+        if Instant::now() > deadline {
+            let _ = Command::new("kill").args(["-KILL", &id]).status();
+            panic!("the command does not end: {command:?}");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    output.join().unwrap()
 }
 
 /// Every file below a directory.

@@ -24,4 +24,5 @@ mod ingress;
 mod process;
 #[path = "../schemas/requests.rs"]
 mod schemas;
+mod secrecy;
 mod streams;

@@ -7,7 +7,7 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-use crate::harness::{FREE_PORTS, Hookstream, PATIENCE, body, files, run};
+use crate::harness::{FREE_PORTS, Hookstream, PATIENCE, body, run};
 
 /// Starts a service that must not start; what it says.
 fn fail_to_start(args: &[&str]) -> String {
@@ -198,42 +198,6 @@ async fn a_second_signal_ends_the_process_at_once() {
     }
     service.signal("INT");
     assert_eq!(service.wait(Duration::from_secs(2)).code(), Some(1));
-}
-
-#[tokio::test]
-async fn i7_no_secret_and_no_body_is_in_a_log_line_at_any_level() {
-    let variables = HashMap::from([("HOOKSTREAM_LOG_LEVEL", "trace".to_owned())]);
-    let service = Hookstream::start_in(Arc::new(tempfile::tempdir().unwrap()), &[], &variables);
-    let sender = service.endpoint("dev").await;
-    let private = body("personalized_video", 1);
-    sender.deliver(private.clone()).await;
-    sender.post(private, &[("Signature", "wrong")]).await.unwrap();
-    assert_eq!(service.stored().await.len(), 1);
-    let (_, metrics) = service.admin("/metrics").await;
-    let told = service.output() + &metrics;
-    assert!(told.contains("TRACE"), "the level is in force");
-    for private in [sender.secret.expose(), "sam@example.com"] {
-        assert!(!told.contains(private), "{private} is told");
-    }
-}
-
-#[tokio::test]
-async fn files_are_readable_by_their_owner_alone() {
-    use std::os::unix::fs::PermissionsExt;
-    let service = Hookstream::start();
-    service.endpoint("dev").await;
-    let mode = |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-    assert_eq!(mode(&service.data_dir()), 0o700);
-    for file in files(&service.data_dir()) {
-        assert_eq!(mode(&file), 0o600, "{}", file.display());
-    }
-}
-
-#[test]
-fn the_service_holds_no_argument_that_is_secret() {
-    let service = Hookstream::start();
-    let arguments = fs::read_to_string(format!("/proc/{}/cmdline", service.pid())).unwrap();
-    assert!(!arguments.contains("whsec_"));
 }
 
 #[test]

@@ -200,10 +200,17 @@ impl Access {
 
     /// Who presents this. A token outranks a certificate, because it was chosen for the call.
     pub fn authenticate(&self, presented: Presented<'_>) -> Result<Caller, Unauthenticated> {
+        let nobody_is_asked = self.operator.is_none();
+        let anonymous = || (Arc::clone(&self.anonymous), None);
         let (identity, valid_until) = match (presented.token, presented.certificate) {
             (Some(token), _) => (self.by_token(token)?, None),
-            (None, Some(certificate)) => (self.by_certificate(certificate)?, Some(certificate.not_after)),
-            (None, None) if self.operator.is_none() => (Arc::clone(&self.anonymous), None),
+            (None, Some(certificate)) => match self.by_certificate(certificate) {
+                Ok(identity) => (identity, Some(certificate.not_after)),
+                // It gains nothing that it would not have without the certificate.
+                Err(_) if nobody_is_asked => anonymous(),
+                Err(error) => return Err(error),
+            },
+            (None, None) if nobody_is_asked => anonymous(),
             (None, None) => return Err(Unauthenticated::Missing),
         };
         let valid_until = [identity.expires_at, valid_until].into_iter().flatten().min();
@@ -480,8 +487,14 @@ mod tests {
             Unauthenticated::Expired("billing".into())
         );
         let other = certificate(&["uri:spiffe://x"], 2_000);
-        let unknown = Unauthenticated::UnknownCertificate("uri:spiffe://x".into());
-        assert_eq!(authenticate(&other).unwrap_err(), unknown);
+        assert_eq!(authenticate(&other).unwrap().identity().name, ANONYMOUS);
+        let asking = fixture.access(Some("the-operators-token"));
+        let unknown = asking.authenticate(Presented {
+            certificate: Some(&other),
+            ..Presented::default()
+        });
+        let expected = Unauthenticated::UnknownCertificate("uri:spiffe://x".into());
+        assert_eq!(unknown.unwrap_err(), expected);
     }
 
     #[tokio::test]

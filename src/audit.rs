@@ -20,7 +20,8 @@ pub struct Action {
     pub action: String,
     /// To what: a name.
     pub target: String,
-    /// What came of it: `OK`, or the reason of the refusal.
+    /// What came of it: `OK`, the reason of the refusal, or `UNFINISHED` for what the service itself began and tries
+    /// again.
     pub outcome: String,
 }
 

@@ -13,6 +13,7 @@ mod serve;
 mod tail;
 mod telemetry;
 mod token;
+mod trust;
 
 use std::process::ExitCode;
 

@@ -20,6 +20,7 @@ use crate::{
     log::Retention,
     sealing::{SealingKey, SealingKeys},
     secret::Secret,
+    tls::TlsFiles,
 };
 
 /// The form of log lines.
@@ -44,6 +45,12 @@ pub struct Config {
     pub admin_listen: String,
     /// The token that may do everything. With it, every caller must present credentials.
     pub operator_token: Option<Secret>,
+    /// What deliveries are taken with; `None` for plain HTTP.
+    pub ingress_tls: Option<TlsFiles>,
+    /// The same for backends.
+    pub grpc_tls: Option<TlsFiles>,
+    /// The same for operators.
+    pub admin_tls: Option<TlsFiles>,
     /// Where HeyGen reaches the ingress, if that is elsewhere.
     pub public_url: Option<String>,
     /// HeyGen's API; `None` without credentials for it.
@@ -107,19 +114,26 @@ impl Config {
             _ => Err("is neither true nor false".to_owned()),
         });
         let operator_token = reader.operator_token();
-        let exposure = Exposure {
+        let [ingress_tls, grpc_tls, admin_tls] =
+            ["ingress", "grpc", "admin"].map(|listener| reader.tls(listener));
+        let exposure = |tls: &Option<TlsFiles>| Exposure {
             insecure,
             credentials: operator_token.is_some(),
+            encryption: tls.is_some(),
         };
+        let (grpc_exposure, admin_exposure) = (exposure(&grpc_tls), exposure(&admin_tls));
         let mut config = Self {
             ingress_listen: reader.read("ingress-listen", String::new(), address),
             grpc_listen: reader.read("grpc-listen", String::new(), |text| {
-                private_address(text, exposure)
+                private_address(text, grpc_exposure)
             }),
             admin_listen: reader.read("admin-listen", String::new(), |text| {
-                private_address(text, exposure)
+                private_address(text, admin_exposure)
             }),
             operator_token,
+            ingress_tls,
+            grpc_tls,
+            admin_tls,
             public_url: reader.read("public-url", None, |text| public_url(text).map(Some)),
             heygen: None,
             heygen_check_interval: reader.read("heygen-check-interval", Duration::ZERO, positive_duration),
@@ -130,10 +144,7 @@ impl Config {
             rotate_secrets_after: reader.read("rotate-secrets-after", None, |text| {
                 optional(text, positive_duration)
             }),
-            data_dir: reader.read("data-dir", PathBuf::new(), |text| match text {
-                "" => Err("is empty".to_owned()),
-                text => Ok(text.into()),
-            }),
+            data_dir: reader.read("data-dir", PathBuf::new(), path),
             sealing_keys: reader.sealing_keys(),
             retention: Retention {
                 age: reader.read("retention-age", None, |text| optional(text, duration)),
@@ -177,21 +188,35 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
+    /// What a listener serves over TLS with, if it does.
+    fn tls(&mut self, listener: &str) -> Option<TlsFiles> {
+        let key = |what: &str| format!("{listener}-tls-{what}-file");
+        let [certificate_key, key_key, client_ca_key] = ["certificate", "key", "client-ca"].map(key);
+        let mut file = |key: &str| self.read(key, None, |text| path(text).map(Some));
+        let (certificate, key, client_ca) = (file(&certificate_key), file(&key_key), file(&client_ca_key));
+        let given = match (certificate, key, &client_ca) {
+            (Some(certificate), Some(key), _) => {
+                return Some(TlsFiles {
+                    certificate,
+                    key,
+                    client_ca,
+                });
+            }
+            (None, None, None) => return None,
+            (Some(_), ..) => certificate_key,
+            (_, Some(_), _) => key_key,
+            (None, None, Some(_)) => client_ca_key,
+        };
+        self.problems.push(format!(
+            "{given} alone is of no use: give {listener}-tls-certificate-file and {listener}-tls-key-file together"
+        ));
+        None
+    }
+
     /// The operator's token, if there is one.
     fn operator_token(&mut self) -> Option<Secret> {
-        let in_file = self.read("admin-token-file", None, |path| {
-            operator_token(secret_in_file(path)?).map(Some)
-        });
-        let variable = "HOOKSTREAM_ADMIN_TOKEN";
-        let in_environment = secret_in_variable(variable).and_then(|token| {
-            let checked = token.map(operator_token).transpose();
-            checked.map_err(|problem| format!("{variable}: {problem}"))
-        });
-        let in_environment = in_environment.unwrap_or_else(|problem| {
-            self.problems.push(problem);
-            None
-        });
-        in_file.or(in_environment)
+        let given = self.secret("admin-token-file", "HOOKSTREAM_ADMIN_TOKEN")?;
+        self.parse(given, operator_token)
     }
 
     /// HeyGen's API, if there are credentials for it.
@@ -253,13 +278,19 @@ impl<'a> Reader<'a> {
 
     fn sealing_key(&mut self, key: &str, variable: &str) -> Option<SealingKey> {
         let given = self.secret(key, variable)?;
-        match SealingKey::parse(given.secret.expose()) {
-            Ok(key) => Some(key),
-            Err(problem) => {
-                self.problems.push(format!("{}: {problem}", given.source));
-                None
-            }
-        }
+        self.parse(given, |secret| SealingKey::parse(secret.expose()))
+    }
+
+    /// What a secret stands for, or `None` and a note of what is wrong with it.
+    fn parse<T, E: fmt::Display>(
+        &mut self,
+        given: Given,
+        parse: impl FnOnce(Secret) -> Result<T, E>,
+    ) -> Option<T> {
+        let parsed = parse(given.secret);
+        parsed
+            .map_err(|problem| self.problems.push(format!("{}: {problem}", given.source)))
+            .ok()
     }
 
     /// The secret in the file that a setting names, else in a variable.
@@ -426,6 +457,42 @@ mod tests {
                 "{warnings:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_certificate_and_its_key_are_given_together() {
+        let tls = |flags: &[&str]| config(flags).map(|config| config.grpc_tls);
+        let pair = [
+            "--grpc-tls-certificate-file",
+            "cert.pem",
+            "--grpc-tls-key-file",
+            "key.pem",
+        ];
+        let authority = ["--grpc-tls-client-ca-file", "ca.pem"];
+        let files = TlsFiles {
+            certificate: "cert.pem".into(),
+            key: "key.pem".into(),
+            client_ca: None,
+        };
+        assert_eq!(tls(&[]).unwrap(), None);
+        assert_eq!(tls(&pair).unwrap().unwrap(), files);
+        let client_ca = Some("ca.pem".into());
+        let mutual = tls(&[&pair[..], &authority].concat()).unwrap().unwrap();
+        assert_eq!(mutual, TlsFiles { client_ca, ..files });
+        for alone in [&pair[..2], &pair[2..], &authority] {
+            let error = tls(alone).unwrap_err();
+            assert!(error.contains(&alone[0][2..]), "{error}");
+            assert!(
+                error.contains("give grpc-tls-certificate-file and grpc-tls-key-file together"),
+                "{error}"
+            );
+        }
+        assert!(
+            tls(&["--grpc-tls-key-file", ""])
+                .unwrap_err()
+                .contains("is empty")
+        );
+        assert!(config(&["--ingress-tls-client-ca-file", "ca.pem"]).is_err());
     }
 
     #[test]

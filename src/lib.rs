@@ -31,6 +31,7 @@
 //! | [`heygen`] | HeyGen's management API, called; knows no endpoint of ours, no storage, no gRPC |
 //! | [`admin`] | liveness, readiness, metrics |
 //! | [`transport`] | sockets, connection limits, the orderly end of connections |
+//! | [`tls`] | certificates: ours, replaced while it runs, and the clients' |
 //! | [`peer`] | the words for who is at the other end of a connection |
 //! | [`http_client`] | how a connection to somebody else is made |
 //! | [`service`] | the composition root: the one place that names concrete engines |
@@ -92,4 +93,5 @@ pub mod stand_in;
 pub mod state_db;
 pub mod stream;
 pub mod tasks;
+pub mod tls;
 pub mod transport;

@@ -29,6 +29,16 @@ pub const HTTP2_HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
 pub const HTTP2_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// How long such a ping may stay unanswered.
 pub const HTTP2_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Longest a TLS handshake may take: as long as a request head.
+pub const TLS_HANDSHAKE_TIMEOUT: Duration = HEAD_READ_TIMEOUT;
+/// How often the files of certificates are read again: a renewed one is in use well before anybody waits for it.
+pub const TLS_RELOAD_INTERVAL: Duration = Duration::from_secs(10);
+/// Largest file of certificates or of a key (bytes): all public authorities together take a fraction of it.
+pub const TLS_FILE_BYTES_MAX: u64 = 1024 * 1024;
+/// How long before a certificate's end its operator is warned. Whoever renews by itself has done so long before.
+pub const TLS_EXPIRY_WARNING: Duration = Duration::from_secs(14 * 24 * 3600);
+/// How often the warning is repeated.
+pub const TLS_EXPIRY_WARNING_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 
 /// Longest name of an endpoint or a token (bytes): a DNS label.
 pub const NAME_BYTES_MAX: usize = 63;

@@ -51,8 +51,7 @@ impl Secret {
 
     /// A new random token, as hard to guess as a secret, that begins with `prefix` so that scanners know it for what it is.
     pub fn generate_with_prefix(prefix: &str) -> Self {
-        let token = Self::generate_token();
-        Self(SecretString::from(format!("{prefix}{}", token.expose())))
+        Self::random(prefix, &BASE64URL_NOPAD)
     }
 
     /// The secret itself. Each call is a place where it could leak.

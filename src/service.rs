@@ -4,7 +4,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
@@ -32,6 +32,7 @@ use crate::{
     sealing::SealingKeys,
     state_db::StoreError,
     tasks::{self, Tasks},
+    tls::{Reloader, Tls, TlsError, TlsFiles},
     transport::{self, BindError, Server},
 };
 
@@ -49,6 +50,7 @@ pub struct Service {
     hub: Arc<Hub>,
     log: Arc<dyn EventLog>,
     draining: CancellationToken,
+    reload: Arc<Notify>,
     tasks: Tasks,
     drain_deadline: Duration,
     _data_dir: DataDir,
@@ -74,6 +76,14 @@ pub enum StartError {
     /// A listener.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// A listener's certificate.
+    #[error("the {listener} listener cannot serve over TLS")]
+    Tls {
+        /// The listener.
+        listener: &'static str,
+        /// Why.
+        source: TlsError,
+    },
     /// The interface that was compiled in.
     #[error(transparent)]
     Interface(Box<dyn std::error::Error + Send + Sync>),
@@ -92,6 +102,10 @@ impl Service {
         let (grpc_address, admin_address) = (grpc_listener.local_addr()?, admin_listener.local_addr()?);
 
         let mut registry = Registry::with_prefix("hookstream");
+        let mut certificates = Reloader::new(clock.clone(), &mut registry);
+        let ingress_tls = load_tls(&mut certificates, "ingress", config.ingress_tls.as_ref())?;
+        let grpc_tls = load_tls(&mut certificates, "grpc", config.grpc_tls.as_ref())?;
+        let admin_tls = load_tls(&mut certificates, "admin", config.admin_tls.as_ref())?;
         let (path, keys) = (config.data_dir.clone(), config.sealing_keys.clone());
         let metrics = LogMetrics::registered(&mut registry);
         let (data_dir, log, stores) = tasks::blocking(move || open(&path, keys, metrics)).await??;
@@ -130,7 +144,8 @@ impl Service {
                 &mut registry,
             ))
         });
-        let local_url = format!("http://{ingress_address}");
+        let scheme = if ingress_tls.is_some() { "https" } else { "http" };
+        let local_url = format!("{scheme}://{ingress_address}");
         let public_url = config.public_url.as_deref().unwrap_or(&local_url);
         let registrar = Arc::new(Registrar::new(
             endpoints,
@@ -177,7 +192,7 @@ impl Service {
             tasks.spawn(async move { reconciler.run(interval, stop).await });
             let (stop, interval) = (tasks.stop().clone(), config.heygen_check_interval);
             let secret_age_max = config.rotate_secrets_after;
-            tasks.spawn(async move { registrar.watch(interval, secret_age_max, stop).await });
+            tasks.spawn(async move { registrar.watch(interval, secret_age_max, audit, stop).await });
         }
         tasks.spawn({
             let (stop, readiness) = (tasks.stop().clone(), readiness.clone());
@@ -185,23 +200,37 @@ impl Service {
                 stop.run_until_cancelled(report_health(readiness, health)).await;
             }
         });
+        let reload = Arc::new(Notify::new());
+        tasks.spawn({
+            let (stop, run) = (tasks.stop().clone(), certificates.run(Arc::clone(&reload)));
+            async move {
+                stop.run_until_cancelled(run).await;
+            }
+        });
         Ok(Self {
             ingress_address,
             grpc_address,
             admin_address,
-            ingress: Server::start(ingress_listener, ingress.router()),
-            grpc: Server::start(grpc_listener, grpc_router),
+            ingress: Server::start(ingress_listener, ingress_tls, ingress.router()),
+            grpc: Server::start(grpc_listener, grpc_tls, grpc_router),
             admin: Server::start(
                 admin_listener,
+                admin_tls,
                 admin::router(readiness, Arc::new(registry), access),
             ),
             hub,
             log,
             draining,
+            reload,
             tasks,
             drain_deadline: config.drain_deadline,
             _data_dir: data_dir,
         })
+    }
+
+    /// Reads at once what is otherwise read again after a while: the files of certificates.
+    pub fn reload(&self) {
+        self.reload.notify_one();
     }
 
     /// Ends everything in order: no new deliveries, streams told to come back, calls ended, log closed. What has not ended
@@ -228,6 +257,17 @@ impl Service {
         }
         tracing::info!("drained");
     }
+}
+
+fn load_tls(
+    certificates: &mut Reloader,
+    listener: &'static str,
+    files: Option<&TlsFiles>,
+) -> Result<Option<Tls>, StartError> {
+    files
+        .map(|files| certificates.load(listener, files))
+        .transpose()
+        .map_err(|source| StartError::Tls { listener, source })
 }
 
 /// What is kept in `state.db`.

@@ -14,11 +14,11 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{either::Either, sync::CancellationToken};
 
 use tower::ServiceExt;
 
-use crate::{limits, peer::Peer, tasks::Tasks};
+use crate::{limits, peer::Peer, tasks::Tasks, tls::Tls};
 
 /// The connections of one listener.
 #[derive(Clone, Debug)]
@@ -60,17 +60,17 @@ pub struct BindError {
 }
 
 impl Server {
-    /// Serves `router` on what `listener` accepts, until ended.
-    pub fn start(listener: TcpListener, router: Router) -> Self {
+    /// Serves `router` on what `listener` accepts, over TLS if there is one, until ended.
+    pub fn start(listener: TcpListener, tls: Option<Tls>, router: Router) -> Self {
         let server = Self {
             tasks: Tasks::new(),
             kill: CancellationToken::new(),
         };
-        server.tasks.spawn(server.clone().accept(listener, router));
+        server.tasks.spawn(server.clone().accept(listener, tls, router));
         server
     }
 
-    async fn accept(self, listener: TcpListener, router: Router) {
+    async fn accept(self, listener: TcpListener, tls: Option<Tls>, router: Router) {
         let connections = Arc::new(Semaphore::new(limits::CONNECTIONS_MAX));
         let stop = self.tasks.stop().clone();
         let serve = async {
@@ -80,9 +80,9 @@ impl Server {
                 };
                 match listener.accept().await {
                     Ok((socket, peer)) => {
-                        let (server, router) = (self.clone(), router.clone());
+                        let (server, tls, router) = (self.clone(), tls.clone(), router.clone());
                         self.tasks.spawn(async move {
-                            server.serve(socket, peer, router).await;
+                            server.serve(socket, peer, tls, router).await;
                             drop(permit);
                         });
                     }
@@ -97,8 +97,22 @@ impl Server {
         stop.run_until_cancelled(serve).await;
     }
 
-    async fn serve(&self, socket: TcpStream, address: SocketAddr, router: Router) {
+    async fn serve(&self, socket: TcpStream, address: SocketAddr, tls: Option<Tls>, router: Router) {
         let _ = socket.set_nodelay(true);
+        let (socket, certificate) = match tls {
+            None => (Either::Left(socket), None),
+            Some(tls) => {
+                // In boxes, so that a connection without TLS does not take their room.
+                let handshake = Box::pin(tls.accept(socket));
+                match self.tasks.stop().run_until_cancelled(handshake).await {
+                    Some(Ok((stream, certificate))) => (Either::Right(Box::new(stream)), certificate),
+                    Some(Err(error)) => {
+                        return tracing::debug!(peer = %address, %error, "a TLS handshake failed");
+                    }
+                    None => return,
+                }
+            }
+        };
         let mut builder = auto::Builder::new(Owned(self.clone()));
         builder
             .http1()
@@ -113,10 +127,7 @@ impl Server {
             .max_header_list_size(limits::HTTP2_HEADER_LIST_BYTES_MAX)
             .keep_alive_interval(limits::HTTP2_KEEPALIVE_INTERVAL)
             .keep_alive_timeout(limits::HTTP2_KEEPALIVE_TIMEOUT);
-        let peer = Peer {
-            address,
-            certificate: None,
-        };
+        let peer = Peer { address, certificate };
         let service = router.map_request(move |mut request: http::Request<hyper::body::Incoming>| {
             request.extensions_mut().insert(peer.clone());
             request

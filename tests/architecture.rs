@@ -127,6 +127,14 @@ fn only_the_composition_root_names_an_engine() {
 }
 
 #[test]
+fn only_certificates_and_clients_know_the_tls_library() {
+    let places = |path: &str| {
+        !path.starts_with("src/tls") && !["src/http_client.rs", "src/cli/trust.rs"].contains(&path)
+    };
+    assert_eq!(mentions(places, &["rustls", "x509"]), [""; 0]);
+}
+
+#[test]
 fn every_file_opens_by_saying_what_it_owns() {
     let silent: Vec<_> = sources()
         .into_iter()

@@ -147,7 +147,7 @@ impl Parts {
         Self {
             log,
             address: listener.local_addr().unwrap(),
-            server: Server::start(listener, router),
+            server: Server::start(listener, None, router),
             tasks,
             _directory: directory,
         }

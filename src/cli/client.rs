@@ -1,15 +1,20 @@
 //! What the client commands share. Owns connecting, and saying what a refusal means.
 
+use std::{error::Error, net::SocketAddr};
+
 use anyhow::{Context, anyhow};
 use clap::Args;
+use http::uri::Scheme;
 use tonic::{
     Code, Request, Status,
     metadata::{Ascii, MetadataValue},
     service::{Interceptor, interceptor::InterceptedService},
     transport::{Channel, Endpoint},
 };
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tonic_types::StatusExt;
 
+use super::trust::{self, ClientIdentity, Trust};
 use crate::{
     config::values,
     grpc::proto::{
@@ -54,15 +59,30 @@ pub struct Server {
     /// A file with the token to present; else HOOKSTREAM_TOKEN is taken, else none is presented.
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<String>,
+    #[command(flatten)]
+    trust: Trust,
+    #[command(flatten)]
+    identity: ClientIdentity,
 }
 
 impl Server {
+    /// A server without TLS.
+    pub fn at(address: SocketAddr) -> Self {
+        Self {
+            server: format!("http://{address}"),
+            token_file: None,
+            trust: Trust::default(),
+            identity: ClientIdentity::default(),
+        }
+    }
+
     /// What a client command needs on its line to reach this server; nothing if that is the default.
     pub fn flag(&self) -> String {
-        match self.server.as_str() {
+        let server = match self.server.as_str() {
             "http://127.0.0.1:50051" => String::new(),
             other => format!(" --server {other}"),
-        }
+        };
+        server + &self.trust.flag() + &self.identity.flag()
     }
 
     /// Connects to the events and endpoints.
@@ -77,7 +97,9 @@ impl Server {
 
     fn bearer(&self) -> anyhow::Result<Bearer> {
         let token = match &self.token_file {
-            Some(path) => Some(values::secret_in_file(path).map_err(|problem| anyhow!("{path} {problem}"))?),
+            Some(path) => {
+                Some(values::secret_in_file(path).map_err(|problem| anyhow!("--token-file: {problem}"))?)
+            }
             None => values::secret_in_variable("HOOKSTREAM_TOKEN").map_err(anyhow::Error::msg)?,
         };
         let header = |token: Secret| {
@@ -91,18 +113,41 @@ impl Server {
 
     async fn connection(&self) -> anyhow::Result<Connection> {
         let bearer = self.bearer()?;
-        let endpoint = Endpoint::from_shared(self.server.clone())
+        let mut endpoint = Endpoint::from_shared(self.server.clone())
             .with_context(|| format!("`{}` is not a URL such as http://127.0.0.1:50051", self.server))?
             .http2_keep_alive_interval(limits::HTTP2_KEEPALIVE_INTERVAL)
             .keep_alive_timeout(limits::HTTP2_KEEPALIVE_TIMEOUT)
             .keep_alive_while_idle(true);
-        let channel = endpoint.connect().await.with_context(|| {
-            format!(
-                "cannot reach {}: is `hookstream serve` running there? (--server names another)",
-                self.server
-            )
+        if endpoint.uri().scheme() == Some(&Scheme::HTTPS) {
+            let tls = self.identity.tls(&self.trust)?;
+            endpoint = endpoint
+                .tls_config(tls)
+                .context("TLS cannot be set up (without --ca-file, the system must have authorities)")?;
+        }
+        let channel = endpoint.connect().await.map_err(|error| {
+            let advice = trust::advice(&error)
+                .unwrap_or("is `hookstream serve` running there? (--server names another)");
+            anyhow::Error::new(error).context(format!("cannot reach {}: {advice}", self.server))
         })?;
+        if self.identity.is_given() {
+            self.check_acceptance(channel.clone()).await?;
+        }
         Ok(InterceptedService::new(channel, bearer))
+    }
+
+    /// A client believes itself connected before the server has looked at its certificate: only an answer shows that the
+    /// server took it, whatever the answer is.
+    async fn check_acceptance(&self, channel: Channel) -> anyhow::Result<()> {
+        let answer = HealthClient::new(channel)
+            .check(HealthCheckRequest::default())
+            .await;
+        match answer {
+            Err(status) if status.source().is_some() => Err(anyhow::Error::new(status).context(format!(
+                "{} closed the connection: is --client-certificate-file one that it trusts?",
+                self.server
+            ))),
+            _ => Ok(()),
+        }
     }
 }
 

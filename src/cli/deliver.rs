@@ -15,7 +15,8 @@ use serde_json::Value;
 use tokio::time::{Instant, MissedTickBehavior};
 use zeroize::Zeroizing;
 
-use crate::{http_client, samples, secret::Secret, signature};
+use super::trust::{self, Trust};
+use crate::{samples, secret::Secret, signature};
 
 /// Plays HeyGen: sends signed deliveries of one event type. Each is a new event, unless --event-id says otherwise.
 #[derive(Args, Debug)]
@@ -40,6 +41,8 @@ pub struct Deliver {
     /// The secret itself. Other users of this machine can see it in the list of processes: prefer --secret-file.
     #[arg(long, value_name = "SECRET", conflicts_with = "secret_file")]
     secret: Option<String>,
+    #[command(flatten)]
+    trust: Trust,
     /// The `event_data` to send instead of a sample.
     #[arg(long, value_name = "JSON")]
     data: Option<String>,
@@ -101,9 +104,9 @@ pub struct Sender {
 
 impl Sender {
     /// A sender to this URL.
-    pub fn new(url: String, secret: Secret) -> anyhow::Result<Self> {
+    pub fn new(url: String, secret: Secret, trust: &Trust) -> anyhow::Result<Self> {
         // HeyGen's own limit.
-        let client = http_client::builder().timeout(Duration::from_secs(10)).build()?;
+        let client = trust.http_client()?.timeout(Duration::from_secs(10)).build()?;
         Ok(Self { client, url, secret })
     }
 
@@ -116,7 +119,11 @@ impl Sender {
             .post(&self.url)
             .header("content-type", "application/json");
         let response = request.header("signature", signature).body(body).send().await;
-        let response = response.with_context(|| format!("cannot deliver to {}", self.url))?;
+        let response = response.map_err(|error| {
+            let advice = trust::advice(&error).map(|advice| format!(": {advice}"));
+            let text = format!("cannot deliver to {}{}", self.url, advice.unwrap_or_default());
+            anyhow::Error::new(error).context(text)
+        })?;
         let status = response.status().as_u16();
         let text = response.text().await.unwrap_or_default();
         Ok(Answer {
@@ -147,7 +154,7 @@ impl Deliver {
         {
             bail!("--rate must be above 0 and at most 1000000");
         }
-        let sender = Sender::new(self.url, secret)?;
+        let sender = Sender::new(self.url, secret, &self.trust)?;
         let mut ticks = self.rate.map(|rate| {
             let mut ticks = tokio::time::interval(Duration::from_secs_f64(1.0 / rate));
             ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);

@@ -20,6 +20,7 @@ use super::{
     playground::Playground,
     serve::{self, Settings, Signals},
     telemetry,
+    trust::Trust,
 };
 use crate::{
     clock::Clock,
@@ -64,6 +65,12 @@ impl Dev {
         let mut layered = self.settings.0?;
         let temporary = use_temporary_data_dir(&mut layered)?;
         let mut config = Config::parse(&layered)?;
+        let tls = [&config.ingress_tls, &config.grpc_tls, &config.admin_tls];
+        if tls.iter().any(|files| files.is_some()) {
+            bail!(
+                "`hookstream dev` does without TLS: leave out the settings with -tls-, or use `hookstream serve`"
+            );
+        }
         telemetry::start_quietly();
         serve::say_what_is_unwise(&config);
         if self.heygen {
@@ -122,10 +129,7 @@ async fn show(service: &Service, data_dir: &Path, is_temporary: bool, exit: bool
     let (bold, dim) = (Style::new().bold(), Style::new().dimmed());
     let mut out = anstream::stdout();
     let url = format!("http://{}/webhooks/{ENDPOINT}", service.ingress_address);
-    let server = Server {
-        server: format!("http://{}", service.grpc_address),
-        token_file: None,
-    };
+    let server = Server::at(service.grpc_address);
     let mut client = server.connect().await?;
     let secret = make_endpoint(&mut client).await?;
     let secret_file = write_secret(data_dir, &secret)?;
@@ -167,7 +171,7 @@ async fn show(service: &Service, data_dir: &Path, is_temporary: bool, exit: bool
     let Some(Frame::CaughtUp(start)) = next(&mut frames).await? else {
         bail!("the stream did not start")
     };
-    let sender = Sender::new(url, secret)?;
+    let sender = Sender::new(url, secret, &Trust::default())?;
     let mut expected = Vec::new();
     let mut received = Vec::new();
     for (event_type, body) in samples::all(rand::random_range(0..u64::MAX / 2)) {

@@ -65,10 +65,7 @@ impl Playground {
     pub async fn tour(&mut self, service: &Service, exit: bool) -> anyhow::Result<()> {
         let bold = Style::new().bold();
         let mut out = anstream::stdout();
-        let server = Server {
-            server: format!("http://{}", service.grpc_address),
-            token_file: None,
-        };
+        let server = Server::at(service.grpc_address);
         let mut client = server.connect().await?;
         writeln!(
             out,

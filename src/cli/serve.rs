@@ -38,12 +38,14 @@ impl Args for Settings {
     }
 }
 
-/// Runs the service until SIGTERM or SIGINT, then drains it. A second signal ends it at once.
+/// Runs the service until SIGTERM or SIGINT, then drains it. A second signal ends it at once. On SIGHUP the files of
+/// certificates are read again at once.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   hookstream serve
   hookstream serve --data-dir /var/lib/hookstream --public-url https://hooks.example.com
-  hookstream serve --config /etc/hookstream.toml --retention-age 7days")]
+  hookstream serve --config /etc/hookstream.toml --retention-age 7days
+  hookstream serve --ingress-listen 0.0.0.0:443 --ingress-tls-certificate-file cert.pem --ingress-tls-key-file key.pem")]
 pub struct Serve {
     #[command(flatten)]
     settings: Settings,
@@ -56,6 +58,7 @@ impl Serve {
         telemetry::start(config.log_format);
         say_what_is_unwise(&config);
         let mut signals = Signals::new()?;
+        let mut hangup = watch(SignalKind::hangup())?;
         let service = Service::start(&config, Clock::system()).await?;
         tracing::info!(
             ingress = %service.ingress_address,
@@ -63,7 +66,15 @@ impl Serve {
             admin = %service.admin_address,
             "ready"
         );
-        signals.next().await;
+        loop {
+            tokio::select! {
+                () = signals.next() => break,
+                _ = hangup.recv() => {
+                    tracing::info!("SIGHUP: reading the files of certificates again");
+                    service.reload();
+                }
+            }
+        }
         drain(service, signals).await;
         Ok(ExitCode::SUCCESS)
     }
@@ -101,7 +112,6 @@ pub struct Signals {
 impl Signals {
     /// Takes the signals from their default, which is to end at once.
     pub fn new() -> anyhow::Result<Self> {
-        let watch = |kind| signal(kind).context("the system refuses to watch for signals");
         Ok(Self {
             terminate: watch(SignalKind::terminate())?,
             interrupt: watch(SignalKind::interrupt())?,
@@ -115,4 +125,8 @@ impl Signals {
             _ = self.interrupt.recv() => {}
         }
     }
+}
+
+fn watch(kind: SignalKind) -> anyhow::Result<Signal> {
+    signal(kind).context("the system refuses to watch for signals")
 }

@@ -1,6 +1,6 @@
 //! The values of settings. Owns how each kind is written and what is said of one that is not.
 
-use std::{env, fmt, fs, io, os::unix::fs::PermissionsExt, time::Duration};
+use std::{env, fmt, fs, io, os::unix::fs::PermissionsExt, path::PathBuf, time::Duration};
 
 use zeroize::Zeroizing;
 
@@ -50,6 +50,13 @@ pub(super) fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
+pub(super) fn path(text: &str) -> Result<PathBuf, String> {
+    match text {
+        "" => Err("is empty".to_owned()),
+        text => Ok(text.into()),
+    }
+}
+
 pub(super) fn address(text: &str) -> Result<String, String> {
     let (host, port) = text.rsplit_once(':').unwrap_or_default();
     let valid = !host.is_empty() && port.parse::<u16>().is_ok();
@@ -65,22 +72,26 @@ pub(super) struct Exposure {
     pub(super) insecure: bool,
     /// Callers must present credentials.
     pub(super) credentials: bool,
+    /// It serves over TLS.
+    pub(super) encryption: bool,
 }
 
 /// An address that only callers with credentials reach, through a connection that keeps them secret.
 pub(super) fn private_address(text: &str, exposure: Exposure) -> Result<String, String> {
     let text = address(text)?;
-    if is_loopback(text.rsplit_once(':').map_or("", |(host, _)| host)) || exposure.insecure {
+    let on_loopback = is_loopback(text.rsplit_once(':').map_or("", |(host, _)| host));
+    if on_loopback || exposure.insecure || (exposure.credentials && exposure.encryption) {
         return Ok(text);
     }
-    if !exposure.credentials {
-        return Err(
-            "would let anybody who reaches it read events and manage endpoints: give --admin-token-file, or --insecure \
-             if the network is yours alone"
-                .to_owned(),
-        );
+    Err(if exposure.credentials {
+        "would carry tokens and events unencrypted: give a certificate with the settings -tls-certificate-file and \
+         -tls-key-file of this listener, or --insecure if a proxy or mesh in front of it encrypts"
+    } else {
+        "would let anybody who reaches it read events and manage endpoints: give --admin-token-file, and a certificate \
+         with the settings -tls-certificate-file and -tls-key-file of this listener, or --insecure if the network is \
+         yours alone"
     }
-    Err("would carry tokens and events unencrypted: give --insecure if a proxy or mesh in front of it encrypts".to_owned())
+    .to_owned())
 }
 
 /// A token that the operator chose, long enough not to be guessed, and fit for a header.

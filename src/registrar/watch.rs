@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Registrar, StateLabel, drive::take_in};
 use crate::{
+    audit::{Action, Audit},
     endpoints::{Endpoint, ProviderStatus, State},
     heygen::Registration,
     limits,
@@ -14,7 +15,13 @@ use crate::{
 
 impl Registrar {
     /// Looks after the registrations every `interval`, and rotates secrets older than `secret_age_max`, until stopped.
-    pub async fn watch(&self, interval: Duration, secret_age_max: Option<Duration>, stop: CancellationToken) {
+    pub async fn watch(
+        &self,
+        interval: Duration,
+        secret_age_max: Option<Duration>,
+        audit: Audit,
+        stop: CancellationToken,
+    ) {
         let mut reachable = true;
         while !stop.is_cancelled() {
             let look = async {
@@ -22,7 +29,7 @@ impl Registrar {
                 reachable = self.look(reachable).await;
                 self.count_states();
                 if let Some(age_max) = secret_age_max {
-                    self.rotate_old_secrets(age_max).await;
+                    self.rotate_old_secrets(age_max, &audit).await;
                 }
                 tokio::time::sleep(interval).await;
             };
@@ -136,7 +143,7 @@ impl Registrar {
         }
     }
 
-    async fn rotate_old_secrets(&self, age_max: Duration) {
+    async fn rotate_old_secrets(&self, age_max: Duration, audit: &Audit) {
         let now = self.clock.now();
         for endpoint in self.ours() {
             let since = endpoint.provider().and_then(|provider| provider.secret_since);
@@ -144,7 +151,17 @@ impl Registrar {
             if old && endpoint.pending().is_none() {
                 let overlap = limits::ROTATION_OVERLAP_DEFAULT;
                 // Logged where it happens; it stays pending, or is tried again at the next look.
-                let _ = self.rotate_secret(&endpoint.name, None, overlap).await;
+                let rotated = self.rotate_secret(&endpoint.name, None, overlap).await;
+                let outcome = if rotated.is_ok() { "OK" } else { "UNFINISHED" };
+                audit
+                    .record(Action {
+                        actor: "hookstream".to_owned(),
+                        address: String::new(),
+                        action: "ManageEndpoint.rotate_secret".to_owned(),
+                        target: endpoint.name.to_string(),
+                        outcome: outcome.to_owned(),
+                    })
+                    .await;
             }
         }
     }

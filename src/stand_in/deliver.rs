@@ -28,9 +28,10 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A client for probes and deliveries: an answer is the answer, wherever it redirects to.
 pub fn client() -> reqwest::Result<Client> {
-    // A URL may be https. If another provider was installed before, it stays.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    Client::builder().redirect(redirect::Policy::none()).build()
+    crate::http_client::builder()
+        .user_agent("stand-in-for-heygen")
+        .redirect(redirect::Policy::none())
+        .build()
 }
 
 /// The status that a URL answers OPTIONS with, if it does in time.

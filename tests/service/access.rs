@@ -18,7 +18,7 @@ use tonic::{
     transport::Channel,
 };
 
-use crate::harness::{Hookstream, PATIENCE, Stream, body, from_start, metadata, reason, run, types};
+use crate::harness::{Hookstream, PATIENCE, Stream, body, from_start, metadata, reason, run, types, until};
 
 const OPERATOR_TOKEN: &str = "the-operators-token-which-nobody-guesses";
 
@@ -464,9 +464,8 @@ async fn revoking_a_token_ends_the_streams_and_waits_that_it_opened() {
     let mut waiting = caller.events.clone();
     let wait = tokio::spawn(async move { waiting.await_event(AwaitEventRequest::default()).await });
     let mut unaffected = operator.subscribe(None).await.unwrap();
-    while service.0.metric_as(OPERATOR_TOKEN, "hookstream_streams").await < 12.0 {
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    }
+    let open = async || service.0.metric_as(OPERATOR_TOKEN, "hookstream_streams").await;
+    until("12 streams", async || open().await >= 12.0).await;
     let name = "brief".to_owned();
     operator
         .token(TokenOperation::Revoke(token::Revoke { name }))

@@ -11,7 +11,7 @@ use std::{
     },
 };
 
-use crate::harness::{Hookstream, body};
+use crate::harness::{Hookstream, body, until};
 
 /// Builds the library; `cc` is there wherever this crate builds, because SQLite needs it.
 fn library(directory: &Path) -> PathBuf {
@@ -151,9 +151,8 @@ async fn i1_a_lock_that_another_program_holds_passes_and_does_not_close_the_log(
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     assert_eq!(sender.deliver(body("avatar_video.success", 1)).await, 503);
     other.execute_batch("ROLLBACK").unwrap();
-    while sender.deliver(body("avatar_video.success", 1)).await != 200 {
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
+    let delivered = async || sender.deliver(body("avatar_video.success", 1)).await == 200;
+    until("a delivery is stored", delivered).await;
     assert_eq!(service.stored().await.len(), 1);
     assert_eq!(service.admin("/readyz").await.0, 200);
 }

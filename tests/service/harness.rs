@@ -33,7 +33,16 @@ use tonic_types::StatusExt;
 pub type Client = HookstreamServiceClient<Channel>;
 
 /// How long anything may take that is expected to happen.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits for what is expected to happen.
+pub async fn until(what: &str, mut happened: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !happened().await {
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
 
 /// The binary under test: `HOOKSTREAM_BINARY`, or what cargo built beside the tests.
 pub fn binary() -> PathBuf {
@@ -212,19 +221,15 @@ impl Hookstream {
         Client::new(self.channel().await)
     }
 
-    /// Begins a delivery to the endpoint `dev` whose body does not come.
+    /// Begins a delivery whose body does not come.
     pub async fn begin_delivery(&self) -> TcpStream {
-        let mut connection = TcpStream::connect(self.ingress).await.unwrap();
-        let head = b"POST /webhooks/dev HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{";
-        connection.write_all(head).await.unwrap();
-        connection
+        begin_delivery(self.ingress).await
     }
 
     /// Waits until so many deliveries are being handled.
     pub async fn until_in_flight(&self, deliveries: f64) {
-        while self.metric("hookstream_deliveries_in_flight").await != deliveries {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        let in_flight = async || self.metric("hookstream_deliveries_in_flight").await == deliveries;
+        until(&format!("{deliveries} deliveries in flight"), in_flight).await;
     }
 
     /// Makes an endpoint with a generated secret.
@@ -315,6 +320,14 @@ impl Drop for Hookstream {
 fn http() -> reqwest::Client {
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder().timeout(PATIENCE).build().unwrap()
+}
+
+/// Begins a delivery to the endpoint `dev` whose body does not come.
+pub async fn begin_delivery(ingress: SocketAddr) -> TcpStream {
+    let mut connection = TcpStream::connect(ingress).await.unwrap();
+    let head = b"POST /webhooks/dev HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{";
+    connection.write_all(head).await.unwrap();
+    connection
 }
 
 /// Signs and posts, as HeyGen does.

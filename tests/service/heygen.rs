@@ -25,7 +25,7 @@ use tempfile::TempDir;
 use tonic::{Code, Status};
 
 use crate::{
-    harness::{Hookstream, PATIENCE, Sender, binary, manage, reason},
+    harness::{Hookstream, PATIENCE, Sender, binary, manage, reason, until},
     schemas,
 };
 
@@ -404,24 +404,20 @@ async fn deliveries_that_heygen_signs_before_we_know_the_secret_come_again() {
     let mut client = service.client().await;
     let rotating = tokio::spawn(async move { manage(&mut client, rotate()).await });
     until_state(&service, EndpointState::Rotating).await;
-    while world
-        .heygen
-        .requests()
-        .iter()
-        .filter(|request| request.call == Some(Call::RotateSecret))
-        .count()
-        < 2
-    {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let attempts = || {
+        let requests = world.heygen.requests();
+        let rotations = requests
+            .iter()
+            .filter(|request| request.call == Some(Call::RotateSecret));
+        rotations.count()
+    };
+    until("the second attempt hangs", async || attempts() >= 2).await;
     world.heygen.emit("avatar_video.success", 1);
-    while service
-        .metric("hookstream_deliveries_total{outcome=\"secret_under_way\"}")
-        .await
-        == 0.0
-    {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let early = async || {
+        let outcome = "hookstream_deliveries_total{outcome=\"secret_under_way\"}";
+        service.metric(outcome).await > 0.0
+    };
+    until("a delivery is signed with the secret to come", early).await;
     rotating.await.unwrap().unwrap();
     let stored = until_stored(&service, 1).await;
     assert_eq!(stored.len(), 1);
@@ -577,6 +573,15 @@ async fn secrets_are_rotated_by_age_and_deliveries_go_on() {
     world.heygen.settled().await;
     reconcile(&service).await;
     compare(&world.heygen, &service.stored().await);
+    let (_, trail, error) =
+        crate::harness::run(&["audit", "--json", "--server", &format!("http://{}", service.grpc)]);
+    let is_rotation =
+        |line: &&str| line.contains(r#""hookstream""#) && line.contains("ManageEndpoint.rotate_secret");
+    let rotations = trail.lines().filter(is_rotation).count();
+    assert!(
+        rotations >= 3,
+        "the service tells what it did by itself: {trail} {error}"
+    );
     drop(service);
     world.end().await;
 }

@@ -12,6 +12,7 @@
 )]
 
 mod access;
+mod authority;
 mod commands;
 mod crash;
 mod endpoints;
@@ -26,3 +27,4 @@ mod process;
 mod schemas;
 mod secrecy;
 mod streams;
+mod tls;

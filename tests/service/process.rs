@@ -7,7 +7,7 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-use crate::harness::{FREE_PORTS, Hookstream, PATIENCE, body, run};
+use crate::harness::{FREE_PORTS, Hookstream, PATIENCE, body, run, until};
 
 /// Starts a service that must not start; what it says.
 fn fail_to_start(args: &[&str]) -> String {
@@ -193,9 +193,10 @@ async fn a_second_signal_ends_the_process_at_once() {
     let _slow = service.begin_delivery().await;
     service.until_in_flight(1.0).await;
     service.signal("TERM");
-    while !service.output().contains("draining") {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until("it says that it drains", async || {
+        service.output().contains("draining")
+    })
+    .await;
     service.signal("INT");
     assert_eq!(service.wait(Duration::from_secs(2)).code(), Some(1));
 }

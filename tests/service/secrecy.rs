@@ -24,6 +24,7 @@ use hookstream::{
     sealing::SealingKey,
     stand_in::{ApiFault, Call, DeliveryFault, Settings, StandIn},
 };
+use rustls::pki_types::{PrivateKeyDer, pem::PemObject};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{
@@ -31,7 +32,10 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::harness::{FREE_PORTS, Hookstream, PATIENCE, binary, files, finish, manage, run};
+use crate::{
+    authority::Authority,
+    harness::{FREE_PORTS, Hookstream, PATIENCE, binary, files, finish, manage, run},
+};
 
 /// Texts that are in bodies, one of them in `contact_info`: they may be in the log's files and nowhere else.
 const PRIVATE: [&str; 2] = ["private-contact-4d1c@example.com", "private-words-77ab12cd"];
@@ -429,6 +433,48 @@ impl Run {
         }
     }
 
+    /// Tokens made, used, refused and revoked, over TLS.
+    fn tokens(&mut self, service: &Hookstream, operator: &str) {
+        let ca = self.directory.path().join("ca.pem");
+        let server = format!("https://{}", service.grpc);
+        let ask = |words: &[&str], token: &str| {
+            let mut command = Command::new(binary());
+            command
+                .args(words)
+                .args(["--server", &server, "--ca-file"])
+                .arg(&ca);
+            finish(command.env("HOOKSTREAM_TOKEN", token))
+        };
+        let create = [
+            "token",
+            "create",
+            "backend",
+            "--scope",
+            "endpoints:read",
+            "--json",
+        ];
+        let created = ask(&create, operator);
+        assert!(created.status.success(), "{created:?}");
+        let created: Value = serde_json::from_slice(&created.stdout).unwrap();
+        let made = created["create"]["secret"].as_str().unwrap();
+        self.secrets.hide("an access token", made);
+        let wrong = "hookstream_a-token-that-was-never-made";
+        self.secrets.hide("a wrong access token", wrong);
+        for (words, token, succeeds) in [
+            (&["endpoint", "list"][..], made, true),
+            (&["endpoint", "delete", "local"], made, false),
+            (&["endpoint", "list"], wrong, false),
+            (&["token", "list", "--json"], operator, true),
+            (&["token", "revoke", "backend"], operator, true),
+            (&["endpoint", "list"], made, false),
+            (&["audit", "--json"], operator, true),
+        ] {
+            let output = ask(words, token);
+            assert_eq!(output.status.success(), succeeds, "{words:?}: {output:?}");
+            self.tell(&words.join(" "), [output.stdout, output.stderr].concat());
+        }
+    }
+
     /// Calls that read, and calls that are refused.
     async fn calls(&mut self, service: &Hookstream) {
         let mut client = service.client().await;
@@ -568,6 +614,37 @@ async fn i7_a_full_run_at_trace_level_tells_no_secret_and_no_body() {
     run.look_at(&service).await;
     run.end(service);
     assert!(run.command(&["config", "print"], &rotated).status.success());
+
+    // The third asks for credentials, and serves backends over TLS.
+    let operator = "the-operators-token-which-nobody-guesses";
+    run.secrets.hide("the operator's token", operator);
+    let authority = Authority::new("ours");
+    let issued = authority.server("a.example.com", 2099);
+    let private_key = PrivateKeyDer::from_pem_slice(issued.key.as_bytes()).unwrap();
+    run.secrets
+        .hide("the certificate's key", private_key.secret_der());
+    let (certificate, key) = issued.write(run.directory.path(), "server");
+    run.file("ca.pem", &authority.pem());
+    let mut guarded = run.start(&second.to_base64(), wrong_api_key);
+    for (flag, path) in [
+        ("--grpc-tls-certificate-file", certificate),
+        ("--grpc-tls-key-file", key),
+    ] {
+        guarded
+            .flags
+            .extend([flag.to_owned(), path.to_str().unwrap().to_owned()]);
+    }
+    guarded
+        .variables
+        .insert("HOOKSTREAM_ADMIN_TOKEN", operator.to_owned());
+    let service = serve(&run, &guarded);
+    run.tokens(&service, operator);
+    let (status, metrics) = service.admin_as(operator, "/metrics").await;
+    assert_eq!(status, 200);
+    run.tell("/metrics", metrics);
+    run.look_at(&service).await;
+    run.end(service);
+    assert!(run.command(&["config", "print"], &guarded).status.success());
 
     // What must not start.
     let other = run.start(&wrong.to_base64(), wrong_api_key);

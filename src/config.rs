@@ -16,6 +16,7 @@ pub use self::{
     settings::args,
 };
 use crate::{
+    forwarded::TrustedProxies,
     heygen::{Credentials, Heygen},
     log::Retention,
     sealing::{SealingKey, SealingKeys},
@@ -53,6 +54,8 @@ pub struct Config {
     pub admin_tls: Option<TlsFiles>,
     /// Where HeyGen reaches the ingress, if that is elsewhere.
     pub public_url: Option<String>,
+    /// Whose word is taken for where a request comes from.
+    pub trusted_proxies: TrustedProxies,
     /// HeyGen's API; `None` without credentials for it.
     pub heygen: Option<Heygen>,
     /// How often HeyGen's side is looked at.
@@ -135,6 +138,7 @@ impl Config {
             grpc_tls,
             admin_tls,
             public_url: reader.read("public-url", None, |text| public_url(text).map(Some)),
+            trusted_proxies: reader.read("trusted-proxies", TrustedProxies::default(), str::parse),
             heygen: None,
             heygen_check_interval: reader.read("heygen-check-interval", Duration::ZERO, positive_duration),
             reconcile_interval: reader.read("reconcile-interval", None, |text| {
@@ -493,6 +497,17 @@ mod tests {
                 .contains("is empty")
         );
         assert!(config(&["--ingress-tls-client-ca-file", "ca.pem"]).is_err());
+    }
+
+    #[test]
+    fn trusted_proxies_are_a_list_of_networks_and_nobody_by_default() {
+        let trusts = |config: Config| config.trusted_proxies.contain([10, 1, 2, 3].into());
+        assert!(!trusts(config(&[]).unwrap()));
+        assert!(trusts(
+            config(&["--trusted-proxies", "192.0.2.1, 10.0.0.0/8"]).unwrap()
+        ));
+        let error = config(&["--trusted-proxies", "10.0.0.0/8,nginx"]).unwrap_err();
+        assert!(error.contains("`nginx`"), "{error}");
     }
 
     #[test]

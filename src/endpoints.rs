@@ -1,14 +1,11 @@
 //! The endpoints: names, secrets and notes. Owns their life from creation to deletion; refuses to know HTTP, gRPC, or in
 //! what they are stored.
 
+mod deliveries;
 mod endpoint;
 pub mod sqlite;
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, atomic::AtomicI64},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use parking_lot::RwLock;
 
@@ -157,7 +154,7 @@ impl Endpoints {
             ),
             callback_tokens: none.clone(),
             registration: new.registration,
-            last_delivery_us: Arc::new(AtomicI64::new(i64::MIN)),
+            deliveries: Arc::default(),
         })
         .await
     }
@@ -311,7 +308,7 @@ fn check_identifier(field: &'static str, identifier: &str) -> Result<(), Endpoin
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::Ordering;
+    use std::sync::atomic::{AtomicI64, Ordering};
 
     use jiff::Timestamp;
 

@@ -2,7 +2,9 @@
 //! about events or endpoints.
 
 mod access;
+mod arrival;
 mod caller;
+mod calls;
 mod encode;
 mod encoded;
 mod endpoints;
@@ -26,6 +28,7 @@ pub use self::encode::{BadDescriptors, EventEncoder};
 use self::{
     access::TokenManager,
     caller::Call,
+    calls::Calls,
     encoded::Encoded,
     endpoints::EndpointManager,
     events::EventReader,
@@ -60,7 +63,8 @@ pub struct Grpc {
     tokens: TokenManager,
     access: Arc<Access>,
     audit: Audit,
-    calls: Family<CallLabels, Counter>,
+    calls: Calls,
+    answers: Family<CallLabels, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -80,11 +84,11 @@ impl Grpc {
         public_url: &str,
         registry: &mut Registry,
     ) -> Self {
-        let calls = Family::default();
+        let answers = Family::default();
         registry.register(
             "calls",
             "gRPC calls by how they were answered; a stream when it opens",
-            calls.clone(),
+            answers.clone(),
         );
         Self {
             events: EventReader::new(hub),
@@ -92,7 +96,8 @@ impl Grpc {
             tokens: TokenManager::new(Arc::clone(&access), audit.clone()),
             access,
             audit,
-            calls,
+            calls: Calls::new(),
+            answers,
         }
     }
 
@@ -111,12 +116,17 @@ impl Grpc {
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         };
         let authenticate = middleware::from_fn_with_state(Arc::clone(&self.access), caller::authenticate);
-        let routes = Routes::new(HookstreamServiceServer::new(self.clone()))
-            .add_service(AccessServiceServer::new(self))
-            .add_service(health)
-            .add_service(reflection().build_v1()?)
-            .add_service(reflection().build_v1alpha()?);
-        Ok((routes.into_axum_router().layer(authenticate), reporter))
+        let most = limits::REQUEST_BYTES_MAX;
+        let routes = Routes::new(HookstreamServiceServer::new(self.clone()).max_decoding_message_size(most))
+            .add_service(AccessServiceServer::new(self).max_decoding_message_size(most))
+            .add_service(health.max_decoding_message_size(most))
+            .add_service(reflection().build_v1()?.max_decoding_message_size(most))
+            .add_service(reflection().build_v1alpha()?.max_decoding_message_size(most));
+        let router = routes.into_axum_router();
+        let router = router
+            .layer(middleware::map_request(arrival::timely))
+            .layer(authenticate);
+        Ok((router, reporter))
     }
 
     /// Carries out a call for a caller who may make it; counts it, and records it if it changes something.
@@ -132,7 +142,7 @@ impl Grpc {
         let (_, extensions, request) = request.into_parts();
         let caller = extensions.get::<Caller>();
         let result = match caller.map(|caller| call.admit(caller).map(|()| caller.clone())) {
-            Some(Ok(caller)) => work(caller, request).await,
+            Some(Ok(caller)) => self.calls.run(call.bound, work(caller, request)).await,
             Some(Err(refusal)) => Err(refusal),
             None => Err(Unauthenticated::Missing.into()),
         };
@@ -145,7 +155,7 @@ impl Grpc {
             call: call.name,
             code: format!("{code:?}"),
         };
-        self.calls.get_or_create(&labels).inc();
+        self.answers.get_or_create(&labels).inc();
         result
     }
 
@@ -174,7 +184,7 @@ impl HookstreamService for Grpc {
         &self,
         request: Request<proto::SubscribeEventsRequest>,
     ) -> Result<Response<EncodedStream>, Status> {
-        let call = Call::reading("SubscribeEvents", Scope::EventsRead);
+        let call = Call::waiting("SubscribeEvents", Scope::EventsRead);
         self.call(call, request, async |caller, request| {
             let frames = self.events.subscribe(caller, request).await?;
             Ok(Box::pin(frames) as EncodedStream)
@@ -203,7 +213,7 @@ impl HookstreamService for Grpc {
         &self,
         request: Request<proto::AwaitEventRequest>,
     ) -> Result<Response<Encoded>, Status> {
-        let call = Call::reading("AwaitEvent", Scope::EventsRead);
+        let call = Call::waiting("AwaitEvent", Scope::EventsRead);
         self.call(call, request, |caller, request| {
             self.events.await_event(caller, request)
         })

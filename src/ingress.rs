@@ -3,32 +3,38 @@
 
 mod answer;
 mod body;
+mod failures;
+mod metrics;
 
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    Router,
+    Extension, Router,
     body::Body,
     extract::{Path, State},
     http::{HeaderMap, StatusCode},
     routing::{MethodFilter, on},
 };
-use prometheus_client::{
-    encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
-    registry::Registry,
-};
+use governor::clock::MonotonicClock;
+use prometheus_client::registry::Registry;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use self::answer::Answer;
+use self::{
+    answer::Answer,
+    failures::Failures,
+    metrics::{IngressMetrics, Unverified},
+};
 use crate::{
     clock::Clock,
-    endpoints::Endpoints,
+    endpoints::{Endpoint, Endpoints},
     event::{EndpointName, NewEvent},
+    forwarded::{self, TrustedProxies},
     limits,
     log::{AppendError, Appended, EventLog, Outcome},
+    peer::Peer,
     signature::Presented,
+    source::{Place, Places, Source},
 };
 
 /// The headers that HeyGen has been seen or documented to sign in. Header names are compared without regard to case.
@@ -41,55 +47,41 @@ pub struct Ingress {
     log: Arc<dyn EventLog>,
     clock: Clock,
     draining: CancellationToken,
+    trusted: TrustedProxies,
+    failures: Arc<Failures>,
     permits: Arc<Semaphore>,
+    /// The places of sources that have not proven themselves.
+    places: Places,
     metrics: IngressMetrics,
 }
 
-#[derive(Clone, Debug, Default)]
-struct IngressMetrics {
-    deliveries: Family<AnswerLabel, Counter>,
-    in_flight: Gauge,
-    differing_duplicates: Counter,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct AnswerLabel {
-    outcome: &'static str,
-}
-
 impl Ingress {
-    /// An ingress that stores into `log` what `endpoints` verify, until it is draining.
+    /// An ingress that stores into `log` what `endpoints` verify, until it is draining. `trusted` proxies say whom a
+    /// delivery is from.
     pub fn new(
         endpoints: Arc<Endpoints>,
         log: Arc<dyn EventLog>,
         clock: Clock,
         draining: CancellationToken,
+        trusted: TrustedProxies,
         registry: &mut Registry,
     ) -> Self {
-        let metrics = IngressMetrics::default();
-        registry.register(
-            "deliveries",
-            "Deliveries by what became of them",
-            metrics.deliveries.clone(),
-        );
-        registry.register(
-            "deliveries_in_flight",
-            "Deliveries being handled",
-            metrics.in_flight.clone(),
-        );
-        registry.register(
-            "deliveries_differing_duplicates",
-            "Duplicates whose body differs from the first one's; the first is kept",
-            metrics.differing_duplicates.clone(),
-        );
+        let failures = Arc::new(Failures::new(MonotonicClock));
+        registry.register_collector(Box::new(Unverified {
+            endpoints: Arc::clone(&endpoints),
+            failures: Arc::clone(&failures),
+        }));
         let permits = Arc::new(Semaphore::new(limits::DELIVERIES_IN_FLIGHT_MAX));
         Self {
             endpoints,
             log,
             clock,
             draining,
+            trusted,
+            failures,
             permits,
-            metrics,
+            places: Places::new(limits::DELIVERIES_IN_FLIGHT_PER_ADDRESS_MAX),
+            metrics: IngressMetrics::registered(registry),
         }
     }
 
@@ -108,26 +100,35 @@ impl Ingress {
             .with_state(self)
     }
 
-    async fn answer(&self, endpoint: &str, headers: &HeaderMap, body: Body, proof: Proof<'_>) -> Answer {
+    fn source(&self, peer: &Peer, headers: &HeaderMap) -> Option<Source> {
+        let client = forwarded::client(peer.address.ip(), headers, &self.trusted);
+        self.trusted.limited(client)
+    }
+
+    async fn answer(&self, delivery: Delivery<'_>, body: Body) -> Answer {
         self.metrics.in_flight.inc();
-        let answer = self.handle(endpoint, headers, body, proof).await;
+        let answer = self.handle(&delivery, body).await;
         self.metrics.in_flight.dec();
-        let outcome = answer.name();
-        self.metrics
-            .deliveries
-            .get_or_create(&AnswerLabel { outcome })
-            .inc();
+        self.metrics.answered(answer);
+        if let Some(source) = delivery.source.filter(|_| answer.is_a_failure()) {
+            self.failures.failed(source);
+        }
         answer
     }
 
-    async fn handle(&self, endpoint: &str, headers: &HeaderMap, body: Body, proof: Proof<'_>) -> Answer {
+    async fn handle(&self, delivery: &Delivery<'_>, body: Body) -> Answer {
         if self.draining.is_cancelled() {
             return Answer::Draining;
         }
-        let Ok(_permit) = self.permits.try_acquire() else {
+        let Delivery { headers, proof, .. } = *delivery;
+        if delivery.source.is_some_and(|source| self.failures.refuse(source)) {
+            return Answer::TooManyFailures;
+        }
+        let (Ok(_permit), Ok(_place)) = (self.permits.try_acquire(), self.place(delivery.source)) else {
             return Answer::TooManyInFlight;
         };
-        let endpoint = endpoint
+        let endpoint = delivery
+            .endpoint
             .parse::<EndpointName>()
             .ok()
             .and_then(|name| self.endpoints.get(&name));
@@ -143,22 +144,33 @@ impl Ingress {
             Proof::Signature => endpoint.keyring.verify(&presented(headers), body, now),
             Proof::Token(token) => endpoint.callback_tokens.verify_token(token, body, now),
         };
-        let Ok(delivery) = verified else {
+        let Ok(verified) = verified else {
             let may_be_genuine = matches!(proof, Proof::Signature) && endpoint.may_miss_a_secret();
-            return if may_be_genuine {
-                Answer::SecretUnderWay
-            } else {
-                Answer::Unverified
-            };
+            if may_be_genuine {
+                return Answer::SecretUnderWay;
+            }
+            note_unverified(&endpoint, now);
+            return Answer::Unverified;
         };
+        if let Some(source) = delivery.source {
+            self.failures.verified(source);
+        }
         endpoint.delivered(now);
-        let event = NewEvent::from_delivery(endpoint.name.clone(), delivery, now);
+        let event = NewEvent::from_delivery(endpoint.name.clone(), verified, now);
         match tokio::time::timeout(limits::APPEND_TIMEOUT, self.log.append(event)).await {
             Ok(Ok(appended)) => self.stored(appended),
             Ok(Err(AppendError::DiskFull)) => Answer::DiskFull,
             Ok(Err(AppendError::Closed(_))) => Answer::LogClosed,
             Ok(Err(AppendError::Locked)) => Answer::LogLocked,
             Err(_) => Answer::LogTooSlow,
+        }
+    }
+
+    /// A place of the source's; none is needed by one that is not limited, or that has proven itself.
+    fn place(&self, source: Option<Source>) -> Result<Option<Place>, TooManyOfOneSource> {
+        match source.filter(|&source| !self.failures.has_proven(source)) {
+            None => Ok(None),
+            Some(source) => self.places.take(source).map(Some).ok_or(TooManyOfOneSource),
         }
     }
 
@@ -172,6 +184,17 @@ impl Ingress {
             }
         }
     }
+}
+
+struct TooManyOfOneSource;
+
+/// A delivery before its body is read.
+struct Delivery<'a> {
+    /// Whom it is from; `None` for whom is never limited.
+    source: Option<Source>,
+    endpoint: &'a str,
+    headers: &'a HeaderMap,
+    proof: Proof<'a>,
 }
 
 /// What a sender proves that it is HeyGen with.
@@ -195,24 +218,50 @@ fn presented(headers: &HeaderMap) -> Vec<Presented<'_>> {
     values.take(limits::SIGNATURES_PER_DELIVERY_MAX).collect()
 }
 
+/// HeyGen disables an endpoint that keeps failing, so somebody should look before it does.
+fn note_unverified(endpoint: &Endpoint, now: jiff::Timestamp) {
+    if endpoint.refused(now) {
+        let endpoint = &endpoint.name;
+        tracing::warn!(
+            %endpoint,
+            failures = limits::ENDPOINT_FAILURES_IN_A_ROW,
+            "no delivery to this endpoint has verified for a while, and others before did: its secret was probably rotated or \
+             replaced at HeyGen, which disables an endpoint that keeps failing; set the new one with `hookstream endpoint \
+             rotate-secret`"
+        );
+    }
+}
+
 async fn deliver(
     State(ingress): State<Ingress>,
+    Extension(peer): Extension<Peer>,
     Path(endpoint): Path<String>,
     headers: HeaderMap,
     body: Body,
 ) -> Answer {
-    ingress.answer(&endpoint, &headers, body, Proof::Signature).await
+    let delivery = Delivery {
+        source: ingress.source(&peer, &headers),
+        endpoint: &endpoint,
+        headers: &headers,
+        proof: Proof::Signature,
+    };
+    ingress.answer(delivery, body).await
 }
 
 async fn call_back(
     State(ingress): State<Ingress>,
+    Extension(peer): Extension<Peer>,
     Path((endpoint, token)): Path<(String, String)>,
     headers: HeaderMap,
     body: Body,
 ) -> Answer {
-    ingress
-        .answer(&endpoint, &headers, body, Proof::Token(&token))
-        .await
+    let delivery = Delivery {
+        source: ingress.source(&peer, &headers),
+        endpoint: &endpoint,
+        headers: &headers,
+        proof: Proof::Token(&token),
+    };
+    ingress.answer(delivery, body).await
 }
 
 /// How long a sender is asked to wait after a refusal that passes by itself.

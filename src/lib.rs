@@ -32,10 +32,12 @@
 //! | [`admin`] | liveness, readiness, metrics |
 //! | [`transport`] | sockets, connection limits, the orderly end of connections |
 //! | [`tls`] | certificates: ours, replaced while it runs, and the clients' |
+//! | [`forwarded`], [`source`] | whose request it is, and which addresses count as one where they are limited |
 //! | [`peer`] | the words for who is at the other end of a connection |
 //! | [`http_client`] | how a connection to somebody else is made |
 //! | [`service`] | the composition root: the one place that names concrete engines |
 //! | [`config`], [`limits`], [`data_dir`] | settings, bounds, the data directory |
+//! | [`process`] | the process's own limits and privacy |
 //! | [`clock`], [`tasks`] | the homes of the wall clock and of `spawn` |
 //! | [`cli`], [`samples`] | the commands |
 //! | [`stand_in`] | HeyGen's webhook side, played for the tests and for a machine without HeyGen |
@@ -74,6 +76,7 @@ pub mod endpoints;
 pub mod event;
 pub mod event_type;
 pub mod filter;
+pub mod forwarded;
 pub mod grpc;
 pub mod heygen;
 pub mod http_client;
@@ -82,6 +85,7 @@ pub mod ingress;
 pub mod limits;
 pub mod log;
 pub mod peer;
+pub mod process;
 pub mod reconcile;
 pub mod registrar;
 pub mod samples;
@@ -89,6 +93,7 @@ pub mod sealing;
 pub mod secret;
 pub mod service;
 pub mod signature;
+pub mod source;
 pub mod stand_in;
 pub mod state_db;
 pub mod stream;

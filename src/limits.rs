@@ -1,6 +1,9 @@
 //! Every bound of the service, with its unit and its reason. Owns the numbers; refuses to know who applies them.
 
-use std::time::Duration;
+use std::{
+    num::{NonZeroU32, NonZeroUsize},
+    time::Duration,
+};
 
 /// Largest delivery body. HeyGen documents no limit; the largest known payloads are a few KiB.
 pub const BODY_BYTES_MAX: usize = 1024 * 1024;
@@ -10,8 +13,28 @@ pub const BODY_READ_TIMEOUT: Duration = Duration::from_secs(4);
 pub const APPEND_TIMEOUT: Duration = Duration::from_secs(4);
 /// Deliveries handled at once; more are answered with 429. Bounds the memory that bodies can take.
 pub const DELIVERIES_IN_FLIGHT_MAX: usize = 1024;
+/// Of these, how many one address may have that has not delivered anything verified: bodies that come slowly must not take
+/// the places of HeyGen's.
+pub const DELIVERIES_IN_FLIGHT_PER_ADDRESS_MAX: usize = 256;
 /// Signature headers looked at in one delivery. HeyGen sends one.
 pub const SIGNATURES_PER_DELIVERY_MAX: usize = 8;
+
+/// Failed deliveries that one address may send at once. HeyGen with a wrong secret stays below it until somebody looks.
+pub const FAILURES_BURST: NonZeroU32 = NonZeroU32::new(100).unwrap();
+/// Failed deliveries that one address may send each second in the long run: enough to see that they fail.
+pub const FAILURES_PER_SECOND: NonZeroU32 = NonZeroU32::new(10).unwrap();
+/// Addresses whose failures are remembered, and as many that have verified; the ones longest not seen are forgotten. A
+/// forgotten address starts anew, which costs an attacker more addresses than we have memory for.
+pub const ADDRESSES_REMEMBERED_MAX: NonZeroUsize = NonZeroUsize::new(16 * 1024).unwrap();
+/// How long an address is not limited after it delivered something verified: an attacker behind the same proxy or NAT must
+/// not shut out HeyGen. HeyGen repeats a delivery for a day, so within a day the next one comes.
+pub const ADDRESS_PROVEN_FOR: Duration = Duration::from_secs(24 * 3600);
+/// Shortest time between two warnings that an address is refused.
+pub const FAILURES_WARNING_INTERVAL: Duration = Duration::from_secs(60);
+/// Failed deliveries in a row at which an endpoint that verified some before probably has a wrong secret.
+pub const ENDPOINT_FAILURES_IN_A_ROW: u32 = 20;
+/// How long ago the last verified delivery must be for that: a flood between two good deliveries is no wrong secret.
+pub const ENDPOINT_FAILURES_SILENCE: Duration = Duration::from_secs(60);
 
 /// Largest head of an HTTP/1 request.
 pub const HEAD_BYTES_MAX: usize = 16 * 1024;
@@ -21,8 +44,35 @@ pub const HEADERS_MAX: usize = 64;
 pub const HEAD_READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections a listener holds at once; more wait in the kernel's queue.
 pub const CONNECTIONS_MAX: usize = 16 * 1024;
-/// HTTP/2 streams a client may open on one connection.
+/// Connections one address may hold on a listener: enough for every proxy and every office behind one NAT, and a
+/// sixteenth of what the listener holds.
+pub const CONNECTIONS_PER_ADDRESS_MAX: usize = 1024;
+/// How long a connection of the ingress or the admin side may go without a request. gRPC connections may idle.
+pub const CONNECTION_IDLE_MAX: Duration = Duration::from_secs(5 * 60);
+/// How long an idle connection may take to end once it was asked to: longer than any request it may still have open.
+pub const CONNECTION_END_TIMEOUT: Duration = Duration::from_secs(10);
+/// Files and sockets the process may want to have open: one listener full of connections, and room for the others, the log
+/// and HeyGen's API.
+pub const OPEN_FILES_WANTED: u64 = CONNECTIONS_MAX as u64 + 2048;
+/// HTTP/2 streams a client may open on one connection to the gRPC or admin listener.
 pub const HTTP2_STREAMS_PER_CONNECTION_MAX: u32 = 1024;
+/// HTTP/2 streams a sender may open on one connection to the ingress: what is open costs memory also when nobody reads the
+/// answer. RFC 9113 advises against fewer than 100.
+pub const HTTP2_INGRESS_STREAMS_PER_CONNECTION_MAX: u32 = 128;
+/// Streams that a peer may have reset before they were accepted; more end the connection (rapid reset, CVE-2023-44487). An
+/// ordinary client cancels calls that it has waited for, which were accepted long before.
+pub const HTTP2_PENDING_RESETS_MAX: usize = 20;
+/// Streams that a connection may make us reset because of what it sends; more end it (made-you-reset, CVE-2025-8671).
+pub const HTTP2_ERROR_RESETS_MAX: usize = 128;
+/// Largest frame we take, the smallest that the protocol allows. It also bounds what a header block may be cut into: h2
+/// ends a connection that sends more CONTINUATION frames than the header list needs. Against floods of PING and SETTINGS
+/// h2 has one place for an answer and reads on only when that is sent, so that they cost no memory; there is no knob, and
+/// pings are not counted, because gRPC clients ping every few seconds with good reason.
+pub const HTTP2_FRAME_BYTES_MAX: u32 = 16 * 1024;
+/// What is buffered of one HTTP/2 stream for a peer that does not read (bytes).
+pub const HTTP2_SEND_BUFFER_BYTES_MAX: usize = 128 * 1024;
+/// What a peer may send on one HTTP/2 connection before we have read it (bytes): one body of the largest size.
+pub const HTTP2_RECEIVE_WINDOW_BYTES: u32 = 1024 * 1024;
 /// Largest header block of an HTTP/2 request.
 pub const HTTP2_HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
 /// How often a silent HTTP/2 connection is pinged, to notice a peer that is gone.
@@ -150,6 +200,17 @@ pub const RECONNECT_SPREAD: Duration = Duration::from_secs(3);
 pub const AWAIT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
 /// Longest AwaitEvent waits.
 pub const AWAIT_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
+
+/// Largest request message (bytes): a full filter is half of it.
+pub const REQUEST_BYTES_MAX: usize = 256 * 1024;
+/// Longest a request message may take to arrive.
+pub const REQUEST_READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// Calls under way at once, streams and awaits aside, which [`STREAMS_MAX`] bounds. A page of each is in memory.
+pub const CALLS_IN_FLIGHT_MAX: usize = 1024;
+/// Longest a call that only reads may take.
+pub const READ_CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest a call that manages an endpoint may take: several calls of HeyGen's API, and another operation before it.
+pub const MANAGE_CALL_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Events on a page of ListEvents unless the client says otherwise.
 pub const EVENTS_PAGE_DEFAULT: usize = 10;

@@ -33,7 +33,10 @@ use crate::{
     state_db::StoreError,
     tasks::{self, Tasks},
     tls::{Reloader, Tls, TlsError, TlsFiles},
-    transport::{self, BindError, Server},
+    transport::{
+        self, BindError, Server, Terms,
+        connections::{ConnectionMetrics, Connections},
+    },
 };
 
 /// A running service.
@@ -130,6 +133,7 @@ impl Service {
             Arc::clone(&log),
             clock.clone(),
             draining.clone(),
+            config.trusted_proxies.clone(),
             &mut registry,
         );
         let reconciler = config.heygen.clone().map(|heygen| {
@@ -174,6 +178,21 @@ impl Service {
             .map_err(|error| StartError::Interface(error.into()))?;
         let size = Gauge::default();
         registry.register("log_size_bytes", "Size of the stored events", size.clone());
+        let connections = ConnectionMetrics::registered(&mut registry);
+        let terms = |listener, tls| Terms {
+            connections: Connections::new(listener, config.trusted_proxies.clone(), &connections),
+            tls,
+            ..Terms::default()
+        };
+        let ingress_terms = Terms {
+            idle_max: Some(limits::CONNECTION_IDLE_MAX),
+            streams_max: limits::HTTP2_INGRESS_STREAMS_PER_CONNECTION_MAX,
+            ..terms("ingress", ingress_tls)
+        };
+        let admin_terms = Terms {
+            idle_max: Some(limits::CONNECTION_IDLE_MAX),
+            ..terms("admin", admin_tls)
+        };
         let readiness = Readiness::new(log.writable(), draining.clone());
 
         tasks.spawn({
@@ -211,11 +230,11 @@ impl Service {
             ingress_address,
             grpc_address,
             admin_address,
-            ingress: Server::start(ingress_listener, ingress_tls, ingress.router()),
-            grpc: Server::start(grpc_listener, grpc_tls, grpc_router),
-            admin: Server::start(
+            ingress: Server::start_on(ingress_terms, ingress_listener, ingress.router()),
+            grpc: Server::start_on(terms("grpc", grpc_tls), grpc_listener, grpc_router),
+            admin: Server::start_on(
+                admin_terms,
                 admin_listener,
-                admin_tls,
                 admin::router(readiness, Arc::new(registry), access),
             ),
             hub,

@@ -33,7 +33,7 @@ pub struct TlsFiles {
 }
 
 /// The TLS of one listener. Clones serve the same certificate and turn to a new one together.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Tls {
     serving: watch::Receiver<Arc<ServerConfig>>,
     failures: Counter,

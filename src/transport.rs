@@ -1,6 +1,9 @@
 //! Sockets and HTTP. Owns accepting, connection limits and the orderly end of connections, the same for every listener;
 //! refuses to know what is served.
 
+pub mod connections;
+mod opening;
+
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
@@ -11,14 +14,42 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{Semaphore, watch},
+    time::Instant,
 };
 use tokio_util::{either::Either, sync::CancellationToken};
 
 use tower::ServiceExt;
 
-use crate::{limits, peer::Peer, tasks::Tasks, tls::Tls};
+use self::connections::{ConnectionMetrics, Connections};
+use crate::{forwarded::TrustedProxies, limits, peer::Peer, tasks::Tasks, tls::Tls};
+
+/// The terms on which a listener serves.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// Its connections.
+    pub connections: Connections,
+    /// What it proves itself with; `None` for connections that are not encrypted.
+    pub tls: Option<Tls>,
+    /// How long a connection may go without a request; `None` for as long as it answers pings.
+    pub idle_max: Option<Duration>,
+    /// HTTP/2 streams that a connection may have open.
+    pub streams_max: u32,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        let metrics = ConnectionMetrics::default();
+        Self {
+            connections: Connections::new("", TrustedProxies::default(), &metrics),
+            tls: None,
+            idle_max: None,
+            streams_max: limits::HTTP2_STREAMS_PER_CONNECTION_MAX,
+        }
+    }
+}
 
 /// The connections of one listener.
 #[derive(Clone, Debug)]
@@ -60,17 +91,24 @@ pub struct BindError {
 }
 
 impl Server {
-    /// Serves `router` on what `listener` accepts, over TLS if there is one, until ended.
-    pub fn start(listener: TcpListener, tls: Option<Tls>, router: Router) -> Self {
+    /// Serves `router` on what `listener` accepts, until ended, on the usual terms.
+    pub fn start(listener: TcpListener, router: Router) -> Self {
+        Self::start_on(Terms::default(), listener, router)
+    }
+
+    /// Serves `router` on what `listener` accepts, until ended, on these terms.
+    pub fn start_on(terms: Terms, listener: TcpListener, router: Router) -> Self {
         let server = Self {
             tasks: Tasks::new(),
             kill: CancellationToken::new(),
         };
-        server.tasks.spawn(server.clone().accept(listener, tls, router));
+        server
+            .tasks
+            .spawn(server.clone().accept(listener, router, Arc::new(terms)));
         server
     }
 
-    async fn accept(self, listener: TcpListener, tls: Option<Tls>, router: Router) {
+    async fn accept(self, listener: TcpListener, router: Router, terms: Arc<Terms>) {
         let connections = Arc::new(Semaphore::new(limits::CONNECTIONS_MAX));
         let stop = self.tasks.stop().clone();
         let serve = async {
@@ -79,11 +117,15 @@ impl Server {
                     return;
                 };
                 match listener.accept().await {
-                    Ok((socket, peer)) => {
-                        let (server, tls, router) = (self.clone(), tls.clone(), router.clone());
+                    Ok((socket, address)) => {
+                        let Some(admitted) = terms.connections.admit(address.ip()) else {
+                            tracing::debug!(peer = %address, "too many connections of one address: closed");
+                            continue;
+                        };
+                        let (server, router, terms) = (self.clone(), router.clone(), Arc::clone(&terms));
                         self.tasks.spawn(async move {
-                            server.serve(socket, peer, tls, router).await;
-                            drop(permit);
+                            server.serve(socket, address, router, &terms).await;
+                            drop((admitted, permit));
                         });
                     }
                     Err(error) => {
@@ -97,22 +139,67 @@ impl Server {
         stop.run_until_cancelled(serve).await;
     }
 
-    async fn serve(&self, socket: TcpStream, address: SocketAddr, tls: Option<Tls>, router: Router) {
+    async fn serve(&self, socket: TcpStream, address: SocketAddr, router: Router, terms: &Terms) {
         let _ = socket.set_nodelay(true);
-        let (socket, certificate) = match tls {
-            None => (Either::Left(socket), None),
-            Some(tls) => {
-                // In boxes, so that a connection without TLS does not take their room.
-                let handshake = Box::pin(tls.accept(socket));
-                match self.tasks.stop().run_until_cancelled(handshake).await {
-                    Some(Ok((stream, certificate))) => (Either::Right(Box::new(stream)), certificate),
-                    Some(Err(error)) => {
-                        return tracing::debug!(peer = %address, %error, "a TLS handshake failed");
-                    }
-                    None => return,
+        let opening = async {
+            // Until something comes, a connection costs no buffer.
+            socket.readable().await?;
+            let opened = match &terms.tls {
+                None => (Either::Left(opening::open(socket).await?), None),
+                Some(tls) => {
+                    let (stream, certificate) = Box::pin(tls.accept(socket)).await?;
+                    (Either::Right(Box::new(opening::open(stream).await?)), certificate)
                 }
-            }
+            };
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(opened)
         };
+        let in_time = tokio::time::timeout(limits::HEAD_READ_TIMEOUT, opening);
+        let (io, certificate) = match self.tasks.stop().run_until_cancelled(in_time).await {
+            Some(Ok(Ok(opened))) => opened,
+            Some(Err(_)) => return terms.connections.ended_silent(),
+            Some(Ok(Err(error))) => {
+                return tracing::debug!(peer = %address, %error, "a connection ended before its first request");
+            }
+            None => return,
+        };
+        let peer = Peer { address, certificate };
+        // In a box of its own, so that a connection which says nothing does not take the memory of one that does.
+        let exchange = Box::pin(self.exchange(io, peer, router, terms));
+        if let Some(Err(error)) = self.kill.run_until_cancelled(exchange).await {
+            tracing::debug!(peer = %address, error, "a connection ended early");
+        }
+    }
+
+    /// Everything that is said on a connection.
+    async fn exchange(
+        &self,
+        io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        peer: Peer,
+        router: Router,
+        terms: &Terms,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let (requested, last_request) = watch::channel(Instant::now());
+        let service = router.map_request(move |mut request: http::Request<hyper::body::Incoming>| {
+            requested.send_replace(Instant::now());
+            request.extensions_mut().insert(peer.clone());
+            request
+        });
+        let builder = self.builder(terms);
+        let service = TowerToHyperService::new(service);
+        let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(io), service));
+        tokio::select! {
+            result = connection.as_mut() => return result,
+            () = self.tasks.stop().cancelled() => connection.as_mut().graceful_shutdown(),
+            () = idle(last_request, terms.idle_max) => {
+                connection.as_mut().graceful_shutdown();
+                let end = tokio::time::timeout(limits::CONNECTION_END_TIMEOUT, connection);
+                return end.await.unwrap_or(Ok(()));
+            }
+        }
+        connection.await
+    }
+
+    fn builder(&self, terms: &Terms) -> auto::Builder<Owned> {
         let mut builder = auto::Builder::new(Owned(self.clone()));
         builder
             .http1()
@@ -123,27 +210,17 @@ impl Server {
         builder
             .http2()
             .timer(TokioTimer::new())
-            .max_concurrent_streams(limits::HTTP2_STREAMS_PER_CONNECTION_MAX)
+            .max_concurrent_streams(terms.streams_max)
             .max_header_list_size(limits::HTTP2_HEADER_LIST_BYTES_MAX)
+            .max_frame_size(limits::HTTP2_FRAME_BYTES_MAX)
+            .max_send_buf_size(limits::HTTP2_SEND_BUFFER_BYTES_MAX)
+            .initial_connection_window_size(limits::HTTP2_RECEIVE_WINDOW_BYTES)
+            .initial_stream_window_size(limits::HTTP2_RECEIVE_WINDOW_BYTES)
+            .max_pending_accept_reset_streams(limits::HTTP2_PENDING_RESETS_MAX)
+            .max_local_error_reset_streams(limits::HTTP2_ERROR_RESETS_MAX)
             .keep_alive_interval(limits::HTTP2_KEEPALIVE_INTERVAL)
             .keep_alive_timeout(limits::HTTP2_KEEPALIVE_TIMEOUT);
-        let peer = Peer { address, certificate };
-        let service = router.map_request(move |mut request: http::Request<hyper::body::Incoming>| {
-            request.extensions_mut().insert(peer.clone());
-            request
-        });
-        let service = TowerToHyperService::new(service);
-        let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(socket), service));
-        let orderly = async {
-            tokio::select! {
-                result = connection.as_mut() => return result,
-                () = self.tasks.stop().cancelled() => connection.as_mut().graceful_shutdown(),
-            }
-            connection.await
-        };
-        if let Some(Err(error)) = self.kill.run_until_cancelled(orderly).await {
-            tracing::debug!(peer = %address, error, "a connection ended early");
-        }
+        builder
     }
 
     /// Stops accepting, lets what is open end by itself until the deadline, then cuts it off. Whether it had to.
@@ -152,5 +229,19 @@ impl Server {
         self.kill.cancel();
         self.tasks.end().await;
         cut_off
+    }
+}
+
+/// Ends when no request has come for so long.
+async fn idle(last_request: watch::Receiver<Instant>, idle_max: Option<Duration>) {
+    let Some(idle_max) = idle_max else {
+        return std::future::pending().await;
+    };
+    loop {
+        let end = *last_request.borrow() + idle_max;
+        if end <= Instant::now() {
+            return;
+        }
+        tokio::time::sleep_until(end).await;
     }
 }

@@ -147,7 +147,7 @@ impl Parts {
         Self {
             log,
             address: listener.local_addr().unwrap(),
-            server: Server::start(listener, None, router),
+            server: Server::start(listener, router),
             tasks,
             _directory: directory,
         }

@@ -8,6 +8,7 @@ use hookstream::{
     clock::Clock,
     config::{Config, LogFormat},
     event::LogId,
+    forwarded::TrustedProxies,
     grpc::proto::{
         self, ManageEndpointRequest, SubscribeEventsResponse,
         hookstream_service_client::HookstreamServiceClient, manage_endpoint_request as ask,
@@ -58,6 +59,7 @@ pub async fn service(directory: &Path) -> Service {
         grpc_tls: None,
         admin_tls: None,
         public_url: None,
+        trusted_proxies: TrustedProxies::default(),
         heygen: None,
         heygen_check_interval: Duration::from_secs(60),
         reconcile_interval: None,

@@ -73,6 +73,7 @@ impl Dev {
         }
         telemetry::start_quietly();
         serve::say_what_is_unwise(&config);
+        serve::prepare_process();
         if self.heygen {
             return play(config, self.exit).await;
         }

@@ -10,6 +10,7 @@ use super::telemetry;
 use crate::{
     clock::Clock,
     config::{self, Config, ConfigError, Sourced},
+    limits, process,
     service::Service,
 };
 
@@ -57,6 +58,7 @@ impl Serve {
         let config = Config::parse(&self.settings.0?)?;
         telemetry::start(config.log_format);
         say_what_is_unwise(&config);
+        prepare_process();
         let mut signals = Signals::new()?;
         let mut hangup = watch(SignalKind::hangup())?;
         let service = Service::start(&config, Clock::system()).await?;
@@ -89,6 +91,23 @@ pub fn say_what_is_unwise(config: &Config) {
         tracing::info!(
             "endpoint secrets are stored readable, in a file that is its owner's alone: --sealing-key-file seals them"
         );
+    }
+}
+
+/// Gives the process what it needs for its connections, and keeps its memory to itself.
+pub fn prepare_process() {
+    match process::raise_open_files_max() {
+        Ok(Some(most)) if most < limits::OPEN_FILES_WANTED => tracing::warn!(
+            most,
+            wanted = limits::OPEN_FILES_WANTED,
+            "the system lets this process open too few files for all the connections it would hold: raise the hard limit \
+             (`ulimit -Hn`, LimitNOFILE= in systemd)"
+        ),
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "the limit of open files cannot be raised"),
+    }
+    if let Err(error) = process::hide_memory() {
+        tracing::warn!(%error, "the process's memory cannot be kept out of core dumps");
     }
 }
 

@@ -103,6 +103,13 @@ pub(super) const SETTINGS: &[Setting] = &[
         help: "Where HeyGen reaches the ingress, such as https://hooks.example.com; without it, the ingress address",
     },
     Setting {
+        key: "trusted-proxies",
+        value_name: "LIST",
+        default: Some("none"),
+        help: "Addresses and networks of your reverse proxies, such as 10.0.0.0/8,2001:db8::7: their X-Forwarded-For says \
+               whose request it is (the header Forwarded is not read), and only clients behind them are limited",
+    },
+    Setting {
         key: "heygen-api-base",
         value_name: "URL",
         default: Some(heygen::BASE_URL),

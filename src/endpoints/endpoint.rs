@@ -1,16 +1,11 @@
 //! One endpoint as a value: what is known of it and what follows from that. Owns its states; changes nothing by itself.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicI64, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::deliveries::Deliveries;
 use crate::{event::EndpointName, secret::Secret, signature::Keyring};
 
 /// An endpoint.
@@ -33,7 +28,7 @@ pub struct Endpoint {
     /// Who keeps the registration at HeyGen.
     pub registration: Registration,
     /// Shared between the versions of one endpoint, so that a change does not lose it.
-    pub(super) last_delivery_us: Arc<AtomicI64>,
+    pub(super) deliveries: Arc<Deliveries>,
 }
 
 /// Who keeps the registration at HeyGen.
@@ -162,18 +157,22 @@ impl State {
 impl Endpoint {
     /// When a delivery last verified here.
     pub fn last_delivery_at(&self) -> Option<Timestamp> {
-        let us = self.last_delivery_us.load(Ordering::Relaxed);
-        if us == i64::MIN {
-            None
-        } else {
-            Timestamp::from_microsecond(us).ok()
-        }
+        self.deliveries.last_verified_at()
     }
 
     /// Notes that a delivery verified.
     pub fn delivered(&self, at: Timestamp) {
-        self.last_delivery_us
-            .fetch_max(at.as_microsecond(), Ordering::Relaxed);
+        self.deliveries.verified(at);
+    }
+
+    /// Notes that a delivery did not verify. Whether it is the one that tells of a wrong secret, after others had verified.
+    pub fn refused(&self, at: Timestamp) -> bool {
+        self.deliveries.unverified(at)
+    }
+
+    /// Deliveries that did not verify, since the process started.
+    pub fn unverified_deliveries(&self) -> u64 {
+        self.deliveries.unverified_total()
     }
 
     /// Counts the secrets it has had, from 1; 0 before the first.

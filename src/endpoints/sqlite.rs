@@ -1,10 +1,6 @@
 //! Endpoints in `state.db`. Owns their tables; every change is synced before it is reported.
 
-use std::{
-    borrow::Cow,
-    path::Path,
-    sync::{Arc, atomic::AtomicI64},
-};
+use std::{borrow::Cow, path::Path, sync::Arc};
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -179,7 +175,7 @@ impl EndpointStore for SqliteEndpointStore {
                 entity_id: row.get(2)?,
                 provider_endpoint_id: row.get(3)?,
                 created_at: Timestamp::from_microsecond(row.get(4)?)?,
-                last_delivery_us: Arc::new(AtomicI64::new(i64::MIN)),
+                deliveries: Arc::default(),
             });
         }
         Ok(endpoints)
@@ -335,7 +331,7 @@ mod tests {
             keyring: ring(&format!("{SECRET}_{name}")),
             callback_tokens: ring(&format!("{TOKEN}_{name}")),
             registration: super::super::Registration::Local,
-            last_delivery_us: Arc::new(AtomicI64::new(i64::MIN)),
+            deliveries: Arc::default(),
         }
     }
 

@@ -11,6 +11,7 @@ use axum::{
 use tonic::Status;
 
 use super::{
+    calls::Bound,
     proto::{
         ManageEndpointRequest, ManageTokenRequest, manage_endpoint_request as endpoint,
         manage_token_request as token,
@@ -20,6 +21,7 @@ use super::{
 use crate::{
     access::{Access, Caller, Presented, Scope},
     filter::Filter,
+    limits,
 };
 
 /// Health is what probes ask for; it says nothing else.
@@ -34,18 +36,35 @@ pub(super) struct Call {
     pub(super) scope: Scope,
     /// For a change, the name of what it changes: it goes to the audit trail.
     pub(super) changes: Option<String>,
+    /// What keeps it from taking too much.
+    pub(super) bound: Bound,
 }
 
 impl Call {
     /// A call that changes nothing.
-    pub(super) const fn reading(name: &'static str, scope: Scope) -> Self {
-        let changes = None;
-        Self { name, scope, changes }
+    pub(super) fn reading(name: &'static str, scope: Scope) -> Self {
+        Self {
+            name,
+            scope,
+            changes: None,
+            bound: Bound::Time(limits::READ_CALL_TIMEOUT),
+        }
+    }
+
+    /// A call that waits for events.
+    pub(super) fn waiting(name: &'static str, scope: Scope) -> Self {
+        Self {
+            bound: Bound::Streams,
+            ..Self::reading(name, scope)
+        }
     }
 
     fn changing(name: &'static str, scope: Scope, target: &str) -> Self {
-        let changes = Some(target.to_owned());
-        Self { name, scope, changes }
+        Self {
+            changes: Some(target.to_owned()),
+            bound: Bound::Time(limits::MANAGE_CALL_TIMEOUT),
+            ..Self::reading(name, scope)
+        }
     }
 
     /// What a call of ManageEndpoint needs.
@@ -61,7 +80,10 @@ impl Call {
             Some(RotateSecret(rotate)) => manage("ManageEndpoint.rotate_secret", &rotate.name),
             Some(Recreate(recreate)) => manage("ManageEndpoint.recreate", &recreate.name),
             Some(RotateCallbackToken(rotate)) => manage("ManageEndpoint.rotate_callback_token", &rotate.name),
-            Some(Reconcile(_)) => Self::reading("ManageEndpoint.reconcile", Scope::EndpointsManage),
+            Some(Reconcile(_)) => Self {
+                bound: Bound::Place,
+                ..Self::reading("ManageEndpoint.reconcile", Scope::EndpointsManage)
+            },
             Some(Get(_)) => Self::reading("ManageEndpoint.get", Scope::EndpointsRead),
             Some(List(_)) => Self::reading("ManageEndpoint.list", Scope::EndpointsRead),
             None => Self::reading("ManageEndpoint", Scope::EndpointsRead),

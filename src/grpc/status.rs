@@ -52,6 +52,8 @@ pub enum Refusal {
     TooManyEndpoints(String),
     /// As many streams are open as may be.
     TooManyStreams(String),
+    /// The call took longer than it may.
+    CallTooSlow,
     /// No event matched in time.
     NoEventInTime {
         /// Where to go on.
@@ -166,6 +168,11 @@ impl Refusal {
             Self::EndpointExists(text) => (Code::AlreadyExists, "ENDPOINT_EXISTS", text.clone()),
             Self::TooManyEndpoints(text) => (Code::ResourceExhausted, "TOO_MANY_ENDPOINTS", text.clone()),
             Self::TooManyStreams(text) => (Code::ResourceExhausted, "TOO_MANY_STREAMS", text.clone()),
+            Self::CallTooSlow => (
+                Code::DeadlineExceeded,
+                "CALL_TOO_SLOW",
+                "the call took longer than it may; if it was to change something, look whether it did".into(),
+            ),
             Self::NoEventInTime { .. } => (
                 Code::DeadlineExceeded,
                 "NO_EVENT_IN_TIME",

@@ -33,6 +33,8 @@ pub(super) enum Answer {
     BodyBroken,
     /// Too many deliveries at once.
     TooManyInFlight,
+    /// Too many deliveries of this sender's have failed lately.
+    TooManyFailures,
     /// The disk is full.
     DiskFull,
     /// The log no longer takes events.
@@ -49,6 +51,18 @@ impl Answer {
     /// The name in metrics.
     pub(super) fn name(self) -> &'static str {
         self.row().0
+    }
+
+    /// Whether it tells against the sender. A body that never comes does too: it takes the place of one that would.
+    pub(super) fn is_a_failure(self) -> bool {
+        matches!(
+            self,
+            Self::Unverified
+                | Self::UnknownEndpoint
+                | Self::BodyTooLarge
+                | Self::BodyTooSlow
+                | Self::BodyBroken
+        )
     }
 
     /// Name, status, text. A wrong and a missing signature or token have one text, so that it tells an attacker
@@ -93,6 +107,11 @@ impl Answer {
                 "too_many_in_flight",
                 StatusCode::TOO_MANY_REQUESTS,
                 "too many deliveries at once",
+            ),
+            Self::TooManyFailures => (
+                "too_many_failures",
+                StatusCode::TOO_MANY_REQUESTS,
+                "too many deliveries from this address have failed",
             ),
             Self::DiskFull => (
                 "disk_full",

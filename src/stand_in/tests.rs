@@ -121,7 +121,7 @@ impl Receiver {
         Self {
             url,
             state,
-            _server: Server::start(listener, None, router),
+            _server: Server::start(listener, router),
         }
     }
 

@@ -11,6 +11,7 @@
     reason = "a test stops at what it does not expect, and starts what it likes"
 )]
 
+mod abuse;
 mod access;
 mod authority;
 mod commands;

@@ -46,7 +46,7 @@ impl Streams {
         let listener = transport::bind("127.0.0.1:0", "floor").await.unwrap();
         Self {
             address: listener.local_addr().unwrap(),
-            server: Server::start(listener, None, router),
+            server: Server::start(listener, router),
             released,
         }
     }

@@ -1,7 +1,10 @@
 //! From delivery to subscriber: one connection posts at a steady rate, one stream receives, beside the bare sync that
 //! durability costs.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use hookstream::grpc::proto::{
@@ -17,7 +20,8 @@ use crate::{
     table::{Row, Target, quantile},
 };
 
-const RATE: usize = 200;
+/// Deliveries per second.
+pub const RATE: usize = 200;
 const SECONDS: usize = 20;
 
 /// Measures it.
@@ -27,16 +31,7 @@ pub async fn measure(effort: Effort) -> Vec<Row> {
     let count = effort.of(RATE * SECONDS);
     let mut syncs = paced_syncs(count / 4).await;
 
-    let mut streams = stage::streams(service.grpc_address, 1, &SubscribeEventsRequest::default()).await;
-    let receiving = tokio::spawn(receive(streams.remove(0), count));
-    let connection = Connection::open(service.ingress_address).await;
-    let (posted, answers) = post(connection, count).await;
-    let received = receiving.await.unwrap();
-    let ways: Vec<_> = received
-        .iter()
-        .zip(&posted)
-        .map(|(received, posted)| received.duration_since(*posted))
-        .collect();
+    let (ways, answers) = through(service.ingress_address, service.grpc_address, count).await;
     service.drain().await;
 
     syncs.extend(paced_syncs(count / 4).await);
@@ -66,6 +61,20 @@ pub async fn measure(effort: Effort) -> Vec<Row> {
         row("delivery to answer", &answers, 0.5, Target::None),
         row("delivery to answer", &answers, 0.99, Target::None),
     ]
+}
+
+/// How long this many deliveries take to the subscriber, and how long their answers; the service has no event yet.
+pub async fn through(ingress: SocketAddr, grpc: SocketAddr, count: usize) -> (Vec<Duration>, Vec<Duration>) {
+    let mut streams = stage::streams(grpc, 1, &SubscribeEventsRequest::default()).await;
+    let receiving = tokio::spawn(receive(streams.remove(0), count));
+    let connection = Connection::open(ingress).await;
+    let (posted, answers) = post(connection, count).await;
+    let received = receiving.await.unwrap();
+    let ways = received
+        .iter()
+        .zip(&posted)
+        .map(|(received, posted)| received.duration_since(*posted));
+    (ways.collect(), answers)
 }
 
 /// Posts the bodies 0.. at the rate. When each was posted, and how long its answer took.

@@ -1,8 +1,8 @@
 //! The whole service, measured end to end, each measure beside its floor in the same run: the least that any program
 //! would have to do for the same promise. Owns the choice of parts and the one table at the end.
 //!
-//! `cargo bench --bench end_to_end -- [--quick] [memory] [ingest] [latency] [fan-out] [replay] [listing]`; all parts if
-//! none is named.
+//! `cargo bench --bench end_to_end -- [--quick] [memory] [ingest] [latency] [fan-out] [replay] [listing]
+//! [abuse]`; all parts if none is named.
 
 #![allow(
     clippy::disallowed_methods,
@@ -15,6 +15,7 @@
     reason = "a benchmark stops at what it does not expect"
 )]
 
+mod abuse;
 mod deliveries;
 mod fan_out;
 mod floor;
@@ -93,6 +94,9 @@ fn main() {
     }
     if chosen("listing") {
         rows.extend(stage::run(listing::measure(effort)));
+    }
+    if chosen("abuse") {
+        rows.extend(stage::run(abuse::measure(effort)));
     }
     table::print(&rows);
 }

@@ -78,6 +78,12 @@ pub async fn service(directory: &Path) -> Service {
 /// A service with the endpoint that the deliveries go to.
 pub async fn service_with_endpoint(directory: &Path) -> Service {
     let service = service(directory).await;
+    create_endpoint(service.grpc_address).await;
+    service
+}
+
+/// Makes the endpoint that the deliveries go to.
+pub async fn create_endpoint(grpc: SocketAddr) {
     let create = ask::Create {
         name: deliveries::ENDPOINT.to_owned(),
         secret: deliveries::SECRET.to_owned(),
@@ -86,9 +92,8 @@ pub async fn service_with_endpoint(directory: &Path) -> Service {
     let request = ManageEndpointRequest {
         operation: Some(ask::Operation::Create(create)),
     };
-    let mut client = client(service.grpc_address).await;
+    let mut client = client(grpc).await;
     client.manage_endpoint(request).await.unwrap();
-    service
 }
 
 /// A client on a connection of its own.

@@ -1,6 +1,6 @@
-//! Cursors and page tokens as text. Owns their form and its check; refuses to know what they point at.
+//! Cursors, page tokens and ack ids as text. Owns their form and its check; refuses to know what they point at.
 //!
-//! Both are URL-safe base64 of a version byte, the fields in big-endian, and a CRC-32 of all that, so that one edited by
+//! They are URL-safe base64 of a version byte, the fields in big-endian, and a CRC-32 of all that, so that one edited by
 //! hand, cut short or run together is told from one of another log.
 
 use std::{fmt, str::FromStr};
@@ -18,13 +18,14 @@ pub struct Cursor {
     pub sequence: Sequence,
 }
 
-/// A text that is no cursor or page token of this service, or a damaged one.
+/// A text that is no cursor, page token or ack id of this service, or a damaged one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("is damaged or was not issued by this service")]
 pub struct InvalidToken;
 
 const CURSOR: u8 = 1;
 const PAGE_TOKEN: u8 = 2;
+const ACK_ID: u8 = 3;
 
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -71,6 +72,45 @@ impl FromStr for PageToken {
             log_id: LogId::new(log_id),
             position: Sequence::new(position),
             question,
+        })
+    }
+}
+
+/// What a subscription gives out with an event, to acknowledge it by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AckId {
+    /// The subscription.
+    pub subscription: u64,
+    /// How often the subscription was moved to another place before.
+    pub generation: u64,
+    /// The event.
+    pub sequence: Sequence,
+    /// The attempt: no two have the same.
+    pub lease: u64,
+}
+
+impl fmt::Display for AckId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let fields = [
+            self.subscription,
+            self.generation,
+            self.sequence.get(),
+            self.lease,
+        ];
+        f.write_str(&encode(ACK_ID, fields))
+    }
+}
+
+impl FromStr for AckId {
+    type Err = InvalidToken;
+
+    fn from_str(text: &str) -> Result<Self, InvalidToken> {
+        let [subscription, generation, sequence, lease] = decode(ACK_ID, text)?;
+        Ok(Self {
+            subscription,
+            generation,
+            sequence: Sequence::new(sequence),
+            lease,
         })
     }
 }
@@ -128,6 +168,14 @@ mod tests {
             };
             prop_assert_eq!(token.to_string().parse(), Ok(token));
             prop_assert_eq!(token.to_string().parse::<Cursor>(), Err(InvalidToken));
+        }
+
+        #[test]
+        fn an_ack_id_survives_being_written_and_read(subscription: u64, generation: u64, sequence: u64, lease: u64) {
+            let id = AckId { subscription, generation, sequence: Sequence::new(sequence), lease };
+            prop_assert!(id.to_string().len() <= 64);
+            prop_assert_eq!(id.to_string().parse(), Ok(id));
+            prop_assert_eq!(id.to_string().parse::<PageToken>(), Err(InvalidToken));
         }
 
         #[test]

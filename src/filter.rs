@@ -6,6 +6,8 @@ use std::{
     hash::{Hash, Hasher},
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::{event::Keys, limits};
 
 /// A pattern over event types.
@@ -73,7 +75,8 @@ fn is_type_name(name: &str) -> bool {
 }
 
 /// Which events a reader wants: OR inside a field, AND between fields, an empty field is no condition.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[serde(try_from = "PlainFilter", into = "PlainFilter")]
 pub struct Filter {
     /// Patterns over `Keys::event_type`.
     pub event_types: Vec<TypePattern>,
@@ -83,6 +86,39 @@ pub struct Filter {
     pub callback_ids: Vec<String>,
     /// Values of `Keys::endpoint`.
     pub endpoints: Vec<String>,
+}
+
+/// A filter as it is stored: its texts.
+#[derive(Deserialize, Serialize)]
+struct PlainFilter {
+    event_types: Vec<String>,
+    entity_ids: Vec<String>,
+    callback_ids: Vec<String>,
+    endpoints: Vec<String>,
+}
+
+impl TryFrom<PlainFilter> for Filter {
+    type Error = InvalidFilter;
+
+    fn try_from(plain: PlainFilter) -> Result<Self, InvalidFilter> {
+        Self::parse(
+            &plain.event_types,
+            plain.entity_ids,
+            plain.callback_ids,
+            plain.endpoints,
+        )
+    }
+}
+
+impl From<Filter> for PlainFilter {
+    fn from(filter: Filter) -> Self {
+        Self {
+            event_types: filter.values("event_types"),
+            entity_ids: filter.entity_ids,
+            callback_ids: filter.callback_ids,
+            endpoints: filter.endpoints,
+        }
+    }
 }
 
 /// A filter that cannot be.

@@ -11,6 +11,7 @@ mod endpoints;
 mod events;
 pub mod proto;
 mod status;
+mod subscriptions;
 
 use std::{pin::Pin, sync::Arc};
 
@@ -37,6 +38,7 @@ use self::{
         hookstream_service_server::{HookstreamService, HookstreamServiceServer},
     },
     status::Refusal,
+    subscriptions::SubscriptionManager,
 };
 use crate::{
     access::{Access, Caller, Scope, Unauthenticated},
@@ -45,6 +47,7 @@ use crate::{
     hub::Hub,
     limits,
     registrar::Registrar,
+    subscriptions::Subscriptions,
 };
 
 mod server {
@@ -60,6 +63,7 @@ pub const SERVICE_NAME: &str = "hookstream.v1.HookstreamService";
 pub struct Grpc {
     events: EventReader,
     endpoints: EndpointManager,
+    subscriptions: SubscriptionManager,
     tokens: TokenManager,
     access: Arc<Access>,
     audit: Audit,
@@ -74,9 +78,15 @@ struct CallLabels {
 }
 
 impl Grpc {
-    /// A service that reads from `hub` and manages endpoints, which HeyGen reaches under `public_url`, with `registrar`.
+    /// A service that reads from `hub`, shares events out with `subscriptions`, and manages endpoints, which HeyGen reaches
+    /// under `public_url`, with `registrar`.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "one part each, named where they are wired"
+    )]
     pub fn new(
         hub: Arc<Hub>,
+        subscriptions: Arc<Subscriptions>,
         registrar: Arc<Registrar>,
         access: Arc<Access>,
         audit: Audit,
@@ -90,8 +100,10 @@ impl Grpc {
             "gRPC calls by how they were answered; a stream when it opens",
             answers.clone(),
         );
+        let events = EventReader::new(Arc::clone(&hub));
         Self {
-            events: EventReader::new(hub),
+            subscriptions: SubscriptionManager::new(subscriptions, hub, events.clone(), clock.clone()),
+            events,
             endpoints: EndpointManager::new(registrar, clock, public_url),
             tokens: TokenManager::new(Arc::clone(&access), audit.clone()),
             access,
@@ -186,7 +198,11 @@ impl HookstreamService for Grpc {
     ) -> Result<Response<EncodedStream>, Status> {
         let call = Call::waiting("SubscribeEvents", Scope::EventsRead);
         self.call(call, request, async |caller, request| {
-            let frames = self.events.subscribe(caller, request).await?;
+            if request.subscription.is_empty() {
+                let frames = self.events.subscribe(caller, request).await?;
+                return Ok(Box::pin(frames) as EncodedStream);
+            }
+            let frames = self.subscriptions.subscribe(caller, request).await?;
             Ok(Box::pin(frames) as EncodedStream)
         })
         .await
@@ -197,8 +213,13 @@ impl HookstreamService for Grpc {
         request: Request<proto::ListEventsRequest>,
     ) -> Result<Response<Encoded>, Status> {
         let call = Call::reading("ListEvents", Scope::EventsRead);
-        self.call(call, request, |caller, request| self.events.list(caller, request))
-            .await
+        self.call(call, request, async |caller, request| {
+            if request.dead_letters_of.is_empty() {
+                return self.events.list(caller, request).await;
+            }
+            self.subscriptions.list_dead_letters(caller, request).await
+        })
+        .await
     }
 
     async fn get_event(&self, request: Request<proto::GetEventRequest>) -> Result<Response<Encoded>, Status> {
@@ -238,6 +259,27 @@ impl HookstreamService for Grpc {
         let call = Call::of_endpoint(request.get_ref());
         self.call(call, request, |caller, request| {
             self.endpoints.manage(caller, request)
+        })
+        .await
+    }
+
+    async fn manage_subscription(
+        &self,
+        request: Request<proto::ManageSubscriptionRequest>,
+    ) -> Result<Response<proto::ManageSubscriptionResponse>, Status> {
+        let call = Call::of_subscription(request.get_ref());
+        self.call(call, request, |caller, request| {
+            self.subscriptions.manage(caller, request)
+        })
+        .await
+    }
+
+    async fn acknowledge_events(
+        &self,
+        request: Request<proto::AcknowledgeEventsRequest>,
+    ) -> Result<Response<proto::AcknowledgeEventsResponse>, Status> {
+        self.call(Call::of_acknowledgement(), request, |caller, request| {
+            self.subscriptions.acknowledge(caller, request)
         })
         .await
     }

@@ -47,9 +47,9 @@ impl SharedEvent {
         })
     }
 
-    /// Its place.
-    pub fn sequence(&self) -> Sequence {
-        self.event.sequence
+    /// The event.
+    pub fn event(&self) -> &Arc<StoredEvent> {
+        &self.event
     }
 
     fn size(&self) -> usize {

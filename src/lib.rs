@@ -5,6 +5,7 @@
 //!                              ↑                    │ tail  ↑
 //!                          endpoints                ▼       │
 //!                              ↑         hub → stream → grpc → your backend
+//!                              │                  └→ subscriptions ─┘
 //!                              │                            │
 //!  HeyGen ←REST─ heygen ←─ registrar ←─ ManageEndpoint      │
 //!         ←REST─ heygen ←─ reconcile ───────────────────────┘
@@ -26,6 +27,7 @@
 //! | [`reconcile`] | what HeyGen could not deliver, found in its history |
 //! | [`hub`] | the newest events, encoded once, and who waits for which |
 //! | [`stream`] | one reader: catch up, go live, fall back; knows no gRPC |
+//! | [`subscriptions`] | places that the service keeps, and work that streams share: hand out, acknowledge, hand out again |
 //! | [`grpc`] | the interface of `proto/`, served; the table of statuses |
 //! | [`access`], [`audit`] | who may do what, and who did |
 //! | [`heygen`] | HeyGen's management API, called; knows no endpoint of ours, no storage, no gRPC |
@@ -56,6 +58,8 @@
 //!   entry in the event history are one event too, as far as [`log::EventLog`] can tell.
 //! * **I7** Secrets and bodies never reach a log line, an error, a metric or `config print`.
 //! * **I8** After a drain nothing runs on, and the process ends within its deadline whatever clients do.
+//! * **I9** An event whose acknowledgement was answered is never handed out again, and one that was not acknowledged is
+//!   never forgotten, whatever crashes.
 //!
 //! # Deliberately absent
 //!
@@ -97,6 +101,7 @@ pub mod source;
 pub mod stand_in;
 pub mod state_db;
 pub mod stream;
+pub mod subscriptions;
 pub mod tasks;
 pub mod tls;
 pub mod transport;

@@ -201,6 +201,62 @@ pub const AWAIT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
 /// Longest AwaitEvent waits.
 pub const AWAIT_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 
+/// Subscriptions that may exist. Each has its own series in /metrics.
+pub const SUBSCRIPTIONS_MAX: usize = 2_000;
+/// How long a stream has to acknowledge an event unless the subscription says otherwise.
+pub const ACK_DEADLINE_DEFAULT: Duration = Duration::from_secs(30);
+/// Shortest deadline, and shortest extension of one.
+pub const ACK_DEADLINE_MIN: Duration = Duration::from_secs(1);
+/// Longest deadline, and longest extension of one: what takes longer extends again.
+pub const ACK_DEADLINE_MAX: Duration = Duration::from_secs(3600);
+/// Attempts of an event unless the subscription says otherwise: with the delays below, a quarter of an hour.
+pub const ATTEMPTS_DEFAULT: u32 = 10;
+/// Most attempts of an event.
+pub const ATTEMPTS_MAX: u32 = 1000;
+/// How long an event waits after its first failed attempt unless the subscription says otherwise.
+pub const MIN_RETRY_DELAY_DEFAULT: Duration = Duration::from_secs(1);
+/// Longest that this may be.
+pub const MIN_RETRY_DELAY_MAX: Duration = Duration::from_secs(3600);
+/// Longest wait after a failed attempt unless the subscription says otherwise.
+pub const MAX_RETRY_DELAY_DEFAULT: Duration = Duration::from_secs(300);
+/// Longest wait after a failed attempt.
+pub const MAX_RETRY_DELAY_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Unacknowledged events a stream holds unless the subscription says otherwise: a consumer that handles them one after the
+/// other has a second and a half for each.
+pub const UNACKNOWLEDGED_PER_STREAM_DEFAULT: usize = 20;
+/// Most unacknowledged events of a stream.
+pub const UNACKNOWLEDGED_PER_STREAM_MAX: usize = 10_000;
+/// Events of a subscription under way unless it says otherwise.
+pub const UNACKNOWLEDGED_DEFAULT: usize = 1_000;
+/// Most events of a subscription under way: each is in memory, without its body, and in every commit of its place.
+pub const UNACKNOWLEDGED_MAX: usize = 20_000;
+/// Shortest time a subscription is kept while nobody uses it.
+pub const INACTIVE_RETENTION_MIN: Duration = Duration::from_secs(60);
+/// Longest such time, short of for ever.
+pub const INACTIVE_RETENTION_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+/// Labels of a subscription.
+pub const LABELS_MAX: usize = 64;
+/// Longest key of a label (bytes).
+pub const LABEL_KEY_BYTES_MAX: usize = 63;
+/// Longest value of a label (bytes).
+pub const LABEL_VALUE_BYTES_MAX: usize = 256;
+/// Ack ids in one call: with [`REQUEST_BYTES_MAX`] in mind.
+pub const ACK_IDS_MAX: usize = 4096;
+/// Dead letters named in one call, and looked at at a time.
+pub const DEAD_LETTERS_PER_CALL_MAX: usize = 1000;
+/// Events a subscription reads ahead of its streams; a few more may come with the last read.
+pub const READ_AHEAD_EVENTS_MAX: usize = 256;
+/// Bytes of encoded events a subscription reads ahead of its streams; one larger event is read alone.
+pub const READ_AHEAD_BYTES_MAX: usize = 512 * 1024;
+/// Events a subscription takes in at a time.
+pub const FEED_EVENTS_MAX: usize = 64;
+/// How long a subscription waits before it tries again to read what could not be read.
+pub const READ_AGAIN_DELAY: Duration = Duration::from_secs(1);
+/// How often subscriptions are looked at: their backlogs for /metrics, and whether anybody uses them.
+pub const SUBSCRIPTIONS_SURVEY_INTERVAL: Duration = Duration::from_secs(5);
+/// How long the storage of subscriptions is left alone after it failed.
+pub const SUBSCRIPTIONS_COMMIT_RETRY_DELAY: Duration = Duration::from_secs(1);
+
 /// Largest request message (bytes): a full filter is half of it.
 pub const REQUEST_BYTES_MAX: usize = 256 * 1024;
 /// Longest a request message may take to arrive.
@@ -214,6 +270,8 @@ pub const MANAGE_CALL_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Events on a page of ListEvents unless the client says otherwise.
 pub const EVENTS_PAGE_DEFAULT: usize = 10;
+/// Subscriptions on a page unless the client says otherwise.
+pub const SUBSCRIPTIONS_PAGE_DEFAULT: usize = 100;
 /// Endpoints on a page unless the client says otherwise.
 pub const ENDPOINTS_PAGE_DEFAULT: usize = 100;
 /// Entries on any page.

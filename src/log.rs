@@ -103,6 +103,9 @@ pub trait EventLog: Send + Sync + 'static {
         limit: Limit,
     ) -> Result<Chunk, ReadError>;
 
+    /// How many kept events of `range` match.
+    async fn count(&self, range: Range, filter: &Filter) -> Result<u64, ReadError>;
+
     /// The event with this id or alias, if it is kept.
     async fn find(&self, id: EventId) -> Result<Option<Arc<StoredEvent>>, ReadError>;
 

@@ -31,6 +31,7 @@ use crate::{
     registrar::Registrar,
     sealing::SealingKeys,
     state_db::StoreError,
+    subscriptions::{Subscriptions, sqlite::SqliteSubscriptionStore},
     tasks::{self, Tasks},
     tls::{Reloader, Tls, TlsError, TlsFiles},
     transport::{
@@ -51,6 +52,7 @@ pub struct Service {
     grpc: Server,
     admin: Server,
     hub: Arc<Hub>,
+    subscriptions: Arc<Subscriptions>,
     log: Arc<dyn EventLog>,
     draining: CancellationToken,
     reload: Arc<Notify>,
@@ -68,7 +70,7 @@ pub enum StartError {
     /// The log.
     #[error(transparent)]
     Log(#[from] OpenError),
-    /// The file of endpoints, tokens and the audit trail.
+    /// A file beside the log.
     #[error("{path} cannot be read")]
     State {
         /// The file.
@@ -114,20 +116,26 @@ impl Service {
         let (data_dir, log, stores) = tasks::blocking(move || open(&path, keys, metrics)).await??;
         let Stores {
             endpoints: store,
+            subscriptions,
             tokens,
             audit,
         } = stores;
         let log: Arc<dyn EventLog> = Arc::new(log);
         let load = Endpoints::load(Arc::new(store), clock.clone());
-        let endpoints = Arc::new(load.map_err(|error| state_unreadable(&data_dir, error))?);
+        let endpoints = Arc::new(load.map_err(|error| unreadable(&data_dir, STATE_FILE, error))?);
         let access = Access::load(Arc::new(tokens), config.operator_token.as_ref(), clock.clone());
-        let access = Arc::new(access.map_err(|error| state_unreadable(&data_dir, error))?);
+        let access = Arc::new(access.map_err(|error| unreadable(&data_dir, STATE_FILE, error))?);
         let audit = Audit::new(Arc::new(audit), clock.clone());
         restore_last_deliveries(&endpoints, &*log).await;
 
         let (draining, tasks) = (CancellationToken::new(), Tasks::new());
         let encoder = EventEncoder::new(log.log_id()).map_err(|error| StartError::Interface(error.into()))?;
         let hub = Hub::new(Arc::clone(&log), Arc::new(encoder), &mut registry);
+        let subscriptions = {
+            let (hub, clock) = (Arc::clone(&hub), clock.clone());
+            Subscriptions::load(Arc::new(subscriptions), hub, clock, &mut registry)
+                .map_err(|error| unreadable(&data_dir, SUBSCRIPTIONS_FILE, error))?
+        };
         let ingress = Ingress::new(
             Arc::clone(&endpoints),
             Arc::clone(&log),
@@ -165,6 +173,7 @@ impl Service {
         ));
         let service = Grpc::new(
             Arc::clone(&hub),
+            Arc::clone(&subscriptions),
             Arc::clone(&registrar),
             Arc::clone(&access),
             audit.clone(),
@@ -198,6 +207,11 @@ impl Service {
         tasks.spawn({
             let (hub, stop) = (Arc::clone(&hub), tasks.stop().clone());
             async move { hub.follow(stop).await }
+        });
+        tasks.spawn({
+            let (subscriptions, audit) = (Arc::clone(&subscriptions), audit.clone());
+            let stop = tasks.stop().clone();
+            async move { subscriptions.watch(audit, stop).await }
         });
         tasks.spawn({
             let stop = tasks.stop().clone();
@@ -238,6 +252,7 @@ impl Service {
                 admin::router(readiness, Arc::new(registry), access),
             ),
             hub,
+            subscriptions,
             log,
             draining,
             reload,
@@ -260,12 +275,14 @@ impl Service {
         tracing::info!("draining: no new deliveries, streams are asked to reconnect");
         self.draining.cancel();
         self.hub.drain();
+        self.subscriptions.drain();
         let (ingress, grpc) = tokio::join!(self.ingress.end(remaining()), self.grpc.end(remaining()));
         if ingress || grpc {
             tracing::warn!("some connections did not end within the drain deadline and were cut off");
         }
         self.admin.end(Duration::from_millis(100)).await;
         self.tasks.end().await;
+        self.subscriptions.close().await;
         if tokio::time::timeout(limits::LOG_CLOSE_DEADLINE, self.log.close())
             .await
             .is_err()
@@ -289,9 +306,15 @@ fn load_tls(
         .map_err(|source| StartError::Tls { listener, source })
 }
 
-/// What is kept in `state.db`.
+/// Where endpoints, tokens and the audit trail are kept.
+const STATE_FILE: &str = "state.db";
+/// Where subscriptions are kept.
+const SUBSCRIPTIONS_FILE: &str = "subscriptions.db";
+
+/// What is kept beside the log.
 struct Stores {
     endpoints: SqliteEndpointStore,
+    subscriptions: SqliteSubscriptionStore,
     tokens: SqliteTokenStore,
     audit: SqliteAuditStore,
 }
@@ -310,21 +333,21 @@ fn open(
         }
     };
     let log = SqliteLog::open(data_dir.path(), || LogId::new(rand::random()), metrics, progress)?;
-    let state = data_dir.file("state.db");
-    let stores = || {
-        Ok(Stores {
-            endpoints: SqliteEndpointStore::open(&state, keys)?,
-            tokens: SqliteTokenStore::open(&state)?,
-            audit: SqliteAuditStore::open(&state)?,
-        })
+    let (state, subscriptions) = (data_dir.file(STATE_FILE), data_dir.file(SUBSCRIPTIONS_FILE));
+    let of_state = |error| unreadable(&data_dir, STATE_FILE, error);
+    let of_subscriptions = |error| unreadable(&data_dir, SUBSCRIPTIONS_FILE, error);
+    let stores = Stores {
+        endpoints: SqliteEndpointStore::open(&state, keys).map_err(of_state)?,
+        subscriptions: SqliteSubscriptionStore::open(&subscriptions).map_err(of_subscriptions)?,
+        tokens: SqliteTokenStore::open(&state).map_err(of_state)?,
+        audit: SqliteAuditStore::open(&state).map_err(of_state)?,
     };
-    let stores = stores().map_err(|error| state_unreadable(&data_dir, error))?;
     Ok((data_dir, log, stores))
 }
 
-fn state_unreadable(data_dir: &DataDir, source: StoreError) -> StartError {
+fn unreadable(data_dir: &DataDir, file: &str, source: StoreError) -> StartError {
     StartError::State {
-        path: data_dir.file("state.db").display().to_string(),
+        path: data_dir.file(file).display().to_string(),
         source,
     }
 }

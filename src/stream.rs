@@ -4,11 +4,12 @@
 use std::{sync::Arc, vec};
 
 use bytes::Bytes;
+use futures_util::{Stream, stream};
 use tokio::time::{Duration, Instant};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    event::Sequence,
+    event::{Sequence, StoredEvent},
     filter::Filter,
     hub::{Found, Hub, SharedEvent, Waiter},
     limits,
@@ -32,10 +33,17 @@ pub struct Options {
 /// An event as it is sent.
 #[derive(Clone, Debug)]
 pub struct EncodedEvent {
-    /// Its place.
-    pub sequence: Sequence,
+    /// The event.
+    pub event: Arc<StoredEvent>,
     /// The finished bytes.
     pub bytes: Bytes,
+}
+
+impl EncodedEvent {
+    /// Its place.
+    pub fn sequence(&self) -> Sequence {
+        self.event.sequence
+    }
 }
 
 /// What a stream says.
@@ -135,11 +143,19 @@ impl EventStream {
         frame
     }
 
+    /// The same as a stream, which keeps its place when the wait for the next frame is given up.
+    pub fn into_frames(self) -> impl Stream<Item = Result<Frame, ReadError>> + Send {
+        stream::unfold(self, async |mut events| {
+            let frame = events.next().await.transpose()?;
+            Some((frame, events))
+        })
+    }
+
     fn next_in_chunk(&mut self) -> Option<Frame> {
         let event = self.chunk.next()?;
         let bytes = self.waiter.hub().encoded(&event);
         Some(Frame::Event(EncodedEvent {
-            sequence: event.sequence(),
+            event: Arc::clone(event.event()),
             bytes,
         }))
     }
@@ -552,7 +568,7 @@ mod tests {
                         }
                         Step::Read => match stream.next().await.unwrap().unwrap() {
                             Frame::Event(event) => {
-                                last = event.sequence;
+                                last = event.sequence();
                                 received.push(String::from_utf8(event.bytes.to_vec()).unwrap());
                             }
                             Frame::CaughtUp(at) | Frame::Heartbeat(at) | Frame::FellBehind(at) => {

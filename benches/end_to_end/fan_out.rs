@@ -15,6 +15,7 @@ use hookstream::{
     log::{EventLog, memory::MemoryLog},
     registrar::Registrar,
     sealing::SealingKeys,
+    subscriptions::{Subscriptions, sqlite::SqliteSubscriptionStore},
     tasks::Tasks,
     transport::{self, Server},
 };
@@ -129,9 +130,13 @@ impl Parts {
         let encoder = Arc::new(EventEncoder::new(LOG_ID).unwrap());
         let mut registry = Registry::default();
         let hub = Hub::new(Arc::clone(&log) as Arc<dyn EventLog>, encoder, &mut registry);
+        let places = SqliteSubscriptionStore::open(&directory.path().join("subscriptions.db")).unwrap();
+        let subscriptions =
+            Subscriptions::load(Arc::new(places), Arc::clone(&hub), Clock::system(), &mut registry);
         let registrar = Registrar::new(endpoints, None, None, Clock::system(), None, &mut registry);
         let grpc = Grpc::new(
             Arc::clone(&hub),
+            subscriptions.unwrap(),
             Arc::new(registrar),
             Arc::new(access),
             Audit::new(Arc::new(trail), Clock::system()),

@@ -5,13 +5,9 @@ use std::path::Path;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use rusqlite::{Connection, params};
-use serde::{Deserialize, Serialize};
 
 use super::{Credential, Token, TokenDigest, TokenName, TokenStore};
-use crate::{
-    filter::Filter,
-    state_db::{self, StoreError},
-};
+use crate::state_db::{self, StoreError};
 
 const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS tokens (
     name TEXT PRIMARY KEY,
@@ -26,15 +22,6 @@ const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS tokens (
 /// The store.
 #[derive(Debug)]
 pub struct SqliteTokenStore(Mutex<Connection>);
-
-/// A filter as it is stored.
-#[derive(Deserialize, Serialize)]
-struct StoredFilter {
-    event_types: Vec<String>,
-    entity_ids: Vec<String>,
-    callback_ids: Vec<String>,
-    endpoints: Vec<String>,
-}
 
 impl SqliteTokenStore {
     /// Opens the store at `path`, or makes one there. Blocks.
@@ -59,7 +46,6 @@ impl TokenStore for SqliteTokenStore {
                 None => Credential::Certificate(row.get(2)?),
             };
             let scopes: Vec<String> = serde_json::from_str(&row.get::<_, String>(3)?)?;
-            let sees: StoredFilter = serde_json::from_str(&row.get::<_, String>(4)?)?;
             let expires_at_us: Option<i64> = row.get(6)?;
             tokens.push(Token {
                 name: row.get::<_, String>(0)?.parse()?,
@@ -68,12 +54,7 @@ impl TokenStore for SqliteTokenStore {
                     .iter()
                     .map(|scope| scope.parse())
                     .collect::<Result<_, _>>()?,
-                sees: Filter::parse(
-                    &sees.event_types,
-                    sees.entity_ids,
-                    sees.callback_ids,
-                    sees.endpoints,
-                )?,
+                sees: serde_json::from_str(&row.get::<_, String>(4)?)?,
                 created_at: Timestamp::from_microsecond(row.get(5)?)?,
                 expires_at: expires_at_us.map(Timestamp::from_microsecond).transpose()?,
             });
@@ -86,12 +67,6 @@ impl TokenStore for SqliteTokenStore {
             Credential::Token(digest) => (Some(digest.as_bytes()), None),
             Credential::Certificate(name) => (None, Some(name)),
         };
-        let sees = StoredFilter {
-            event_types: token.sees.event_types.iter().map(ToString::to_string).collect(),
-            entity_ids: token.sees.entity_ids.clone(),
-            callback_ids: token.sees.callback_ids.clone(),
-            endpoints: token.sees.endpoints.clone(),
-        };
         self.0.lock().execute(
             "INSERT INTO tokens VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
             params![
@@ -99,7 +74,7 @@ impl TokenStore for SqliteTokenStore {
                 digest,
                 certificate_name,
                 serde_json::to_string(&token.scopes.names().collect::<Vec<_>>())?,
-                serde_json::to_string(&sees)?,
+                serde_json::to_string(&token.sees)?,
                 token.created_at.as_microsecond(),
                 token.expires_at.map(Timestamp::as_microsecond),
             ],

@@ -110,6 +110,7 @@ impl List {
             order: order.into(),
             page_size: 0,
             page_token: String::new(),
+            dead_letters_of: String::new(),
         };
         let mut remaining = self.limit as usize;
         if for_people {

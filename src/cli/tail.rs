@@ -64,7 +64,7 @@ impl Tail {
             start: self.start(),
             stop_at_tail: self.stop_at_tail,
             continue_after_gap: self.continue_after_gap,
-            heartbeat_interval: None,
+            ..SubscribeEventsRequest::default()
         };
         let mut remaining = self.count.unwrap_or(u64::MAX);
         // A first failure is a mistake in the address; a later one passes.

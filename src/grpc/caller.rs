@@ -13,7 +13,8 @@ use tonic::Status;
 use super::{
     calls::Bound,
     proto::{
-        ManageEndpointRequest, ManageTokenRequest, manage_endpoint_request as endpoint,
+        ManageEndpointRequest, ManageSubscriptionRequest, ManageTokenRequest, Subscription,
+        manage_endpoint_request as endpoint, manage_subscription_request as subscription,
         manage_token_request as token,
     },
     status::Refusal,
@@ -38,6 +39,9 @@ pub(super) struct Call {
     pub(super) changes: Option<String>,
     /// What keeps it from taking too much.
     pub(super) bound: Bound,
+    /// Whether it counts for how many calls the caller may make. An acknowledgement does not: the events that were handed
+    /// out bound them, and to refuse one would be to hand an event out again.
+    pub(super) is_limited: bool,
 }
 
 impl Call {
@@ -48,6 +52,7 @@ impl Call {
             scope,
             changes: None,
             bound: Bound::Time(limits::READ_CALL_TIMEOUT),
+            is_limited: true,
         }
     }
 
@@ -90,6 +95,41 @@ impl Call {
         }
     }
 
+    /// What a call of ManageSubscription needs.
+    pub(super) fn of_subscription(request: &ManageSubscriptionRequest) -> Self {
+        use subscription::Operation::{
+            Create, Delete, DiscardDeadLetters, Get, List, ReplayDeadLetters, Seek, Update,
+        };
+        let manage = |name, target: &str| Self::changing(name, Scope::EventsAcknowledge, target);
+        let named = |subscription: &Option<Subscription>| {
+            subscription
+                .as_ref()
+                .map(|one| one.name.clone())
+                .unwrap_or_default()
+        };
+        match &request.operation {
+            Some(Create(create)) => manage("ManageSubscription.create", &named(&create.subscription)),
+            Some(Update(update)) => manage("ManageSubscription.update", &named(&update.subscription)),
+            Some(Delete(delete)) => manage("ManageSubscription.delete", &delete.name),
+            Some(Seek(seek)) => manage("ManageSubscription.seek", &seek.name),
+            Some(ReplayDeadLetters(replay)) => manage("ManageSubscription.replay_dead_letters", &replay.name),
+            Some(DiscardDeadLetters(discard)) => {
+                manage("ManageSubscription.discard_dead_letters", &discard.name)
+            }
+            Some(Get(_)) => Self::reading("ManageSubscription.get", Scope::EventsRead),
+            Some(List(_)) => Self::reading("ManageSubscription.list", Scope::EventsRead),
+            None => Self::reading("ManageSubscription", Scope::EventsRead),
+        }
+    }
+
+    /// What a call of AcknowledgeEvents needs.
+    pub(super) fn of_acknowledgement() -> Self {
+        Self {
+            is_limited: false,
+            ..Self::reading("AcknowledgeEvents", Scope::EventsAcknowledge)
+        }
+    }
+
     /// What a call of ManageToken needs.
     pub(super) fn of_token(request: &ManageTokenRequest) -> Self {
         use token::Operation::{Create, List, Revoke};
@@ -106,7 +146,9 @@ impl Call {
         if !caller.may(self.scope) {
             return Err(Refusal::ScopeMissing(self.scope));
         }
-        caller.identity().take_call()?;
+        if self.is_limited {
+            caller.identity().take_call()?;
+        }
         Ok(())
     }
 }

@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt, stream};
 use jiff::Timestamp;
 use prost::Message;
@@ -38,11 +38,32 @@ pub struct EventReader {
     hub: Arc<Hub>,
 }
 
-enum Start {
+/// Where to start.
+pub(super) enum Start {
     New,
     Earliest,
     After(String),
     Since(prost_types::Timestamp),
+}
+
+impl Start {
+    /// At one end of the log.
+    pub(super) fn at(position: i32) -> Result<Self, Refusal> {
+        match proto::Position::try_from(position) {
+            Ok(proto::Position::Unspecified | proto::Position::New) => Ok(Self::New),
+            Ok(proto::Position::Earliest) => Ok(Self::Earliest),
+            Err(_) => Err(Refusal::field("position", "is not a known position")),
+        }
+    }
+}
+
+/// What a listing asks for.
+pub(super) struct Listing {
+    pub(super) size: usize,
+    pub(super) direction: Direction,
+    pub(super) filter: Filter,
+    pub(super) range: Range,
+    question: u64,
 }
 
 impl EventReader {
@@ -75,30 +96,26 @@ impl EventReader {
             None => Start::New,
             Some(AfterCursor(cursor)) => Start::After(cursor),
             Some(Since(time)) => Start::Since(time),
-            Some(Position(position)) => match proto::Position::try_from(position) {
-                Ok(proto::Position::Unspecified | proto::Position::New) => Start::New,
-                Ok(proto::Position::Earliest) => Start::Earliest,
-                Err(_) => return Err(Refusal::field("position", "is not a known position")),
-            },
+            Some(Position(position)) => Start::at(position)?,
         };
-        let interval = duration(
-            "heartbeat_interval",
-            request.heartbeat_interval,
-            limits::HEARTBEAT_INTERVAL_DEFAULT,
-            limits::HEARTBEAT_INTERVAL_MIN..=limits::HEARTBEAT_INTERVAL_MAX,
-        )?;
+        for (field, is_set) in [
+            ("max_unacknowledged", request.max_unacknowledged != 0),
+            ("auto_acknowledge", request.auto_acknowledge),
+        ] {
+            if is_set {
+                return Err(Refusal::field(field, "needs `subscription`"));
+            }
+        }
         let options = Options {
             start: self.start(start, request.continue_after_gap).await?,
             stop_at_tail: request.stop_at_tail,
-            heartbeat_interval: interval.mul_f64(rand::rng().random_range(0.9..=1.0)),
+            heartbeat_interval: heartbeat_interval(request.heartbeat_interval)?,
             continue_after_gap: request.continue_after_gap,
         };
         let permit = caller.identity().take_stream()?;
         let events = EventStream::open(&self.hub, filter, options)?;
-        let frames = frames(events, self.log().log_id(), caller);
-        Ok(frames.inspect(move |_| {
-            let _held_as_long_as_the_stream = &permit;
-        }))
+        let frames = frames(events, self.log().log_id());
+        Ok(while_credentials_last(frames, caller, permit))
     }
 
     /// Waits for one event.
@@ -139,7 +156,7 @@ impl EventReader {
                 });
             };
             match frame.map_err(|error| Refusal::of_read(error, self.log().log_id()))? {
-                Some(Frame::Event(event)) => return Ok(Encoded(event.bytes)),
+                Some(Frame::Event(event)) => return Ok(event.bytes.into()),
                 Some(Frame::Draining(_)) | None => return Err(Refusal::Draining),
                 Some(_) => {}
             }
@@ -148,6 +165,17 @@ impl EventReader {
 
     /// One page.
     pub async fn list(&self, caller: Caller, request: ListEventsRequest) -> Result<Encoded, Refusal> {
+        let listing = self.listing(&caller, request).await?;
+        let (events, end) = self.page(&listing).await?;
+        Ok(self.answer(&listing, &events, end, Vec::new()))
+    }
+
+    /// What a listing asks for.
+    pub(super) async fn listing(
+        &self,
+        caller: &Caller,
+        request: ListEventsRequest,
+    ) -> Result<Listing, Refusal> {
         let size = status::page_size(request.page_size, limits::EVENTS_PAGE_DEFAULT)?;
         let direction = match proto::Order::try_from(request.order) {
             Ok(proto::Order::Unspecified | proto::Order::NewestFirst) => Direction::Backward,
@@ -156,7 +184,7 @@ impl EventReader {
         };
         let question = question(&request);
         let (since, until) = (time("since", request.since)?, time("until", request.until)?);
-        let filter = visible(request.filter, &caller)?;
+        let filter = visible(request.filter, caller)?;
         let unavailable = |error| Refusal::of_read(error, self.log().log_id());
 
         let bounds = self.log().bounds();
@@ -181,34 +209,50 @@ impl EventReader {
                 Direction::Backward => range.through = range.through.min(position),
             }
         }
-        let (events, end) = self.page(range, direction, &filter, size).await?;
+        Ok(Listing {
+            size,
+            direction,
+            filter,
+            range,
+            question,
+        })
+    }
+
+    /// A page as it is sent.
+    pub(super) fn answer(
+        &self,
+        listing: &Listing,
+        events: &[EncodedEvent],
+        end: Option<Sequence>,
+        dead_letters: Vec<proto::DeadLetter>,
+    ) -> Encoded {
         let mut body = BytesMut::new();
         events
             .iter()
             .for_each(|event| body.extend_from_slice(&event.bytes));
-        if let Some(position) = end {
-            let token = PageToken {
-                log_id: self.log().log_id(),
-                position,
-                question,
-            };
-            let rest = proto::ListEventsResponse {
-                events: Vec::new(),
-                next_page_token: token.to_string(),
-            };
-            body.extend_from_slice(&rest.encode_to_vec());
-        }
-        Ok(Encoded(body.freeze()))
+        let token = end.map(|position| PageToken {
+            log_id: self.log().log_id(),
+            position,
+            question: listing.question,
+        });
+        let rest = proto::ListEventsResponse {
+            events: Vec::new(),
+            next_page_token: token.map(|token| token.to_string()).unwrap_or_default(),
+            dead_letters,
+        };
+        body.extend_from_slice(&rest.encode_to_vec());
+        body.freeze().into()
     }
 
     /// The events of a page, and where the next one starts if there is one.
-    async fn page(
-        &self,
-        mut range: Range,
-        direction: Direction,
-        filter: &Filter,
-        size: usize,
-    ) -> Result<(Vec<EncodedEvent>, Option<Sequence>), Refusal> {
+    async fn page(&self, listing: &Listing) -> Result<(Vec<EncodedEvent>, Option<Sequence>), Refusal> {
+        let Listing {
+            size,
+            direction,
+            ref filter,
+            mut range,
+            ..
+        } = *listing;
         let mut page: Vec<EncodedEvent> = Vec::new();
         let mut bytes = 0;
         while range.after < range.through {
@@ -220,14 +264,13 @@ impl EventReader {
             let chunk = self.log().read(range, direction, filter, limit).await;
             let chunk = chunk.map_err(|error| Refusal::of_read(error, self.log().log_id()))?;
             for event in chunk.events {
-                let encoded = self.hub.encode(&event);
                 let event = EncodedEvent {
-                    sequence: event.sequence,
-                    bytes: encoded,
+                    bytes: self.hub.encode(&event),
+                    event,
                 };
                 bytes += event.bytes.len();
                 if page.len() == size || (bytes > limits::PAGE_BYTES_MAX && !page.is_empty()) {
-                    let last = page.last().map_or(range.end(direction), |last| last.sequence);
+                    let last = page.last().map_or(range.end(direction), EncodedEvent::sequence);
                     let position = match direction {
                         Direction::Forward => last,
                         Direction::Backward => last.previous(),
@@ -275,7 +318,7 @@ impl EventReader {
                 allowed: Vec::new(),
             });
         }
-        Ok(Encoded(self.hub.encode(&event)))
+        Ok(self.hub.encode(&event).into())
     }
 
     /// The known types, then those that were received without being known.
@@ -305,7 +348,8 @@ impl EventReader {
         }
     }
 
-    async fn start(&self, start: Start, continue_after_gap: bool) -> Result<Sequence, Refusal> {
+    /// The position of a start.
+    pub(super) async fn start(&self, start: Start, continue_after_gap: bool) -> Result<Sequence, Refusal> {
         let bounds = self.log().bounds();
         match start {
             Start::New => Ok(bounds.tail),
@@ -336,56 +380,60 @@ impl EventReader {
     }
 }
 
-/// The frames of a stream as they are sent, for as long as the caller's credentials are good.
-fn frames(
-    events: EventStream,
-    log_id: LogId,
+/// The frames of a stream as they are sent.
+fn frames(events: EventStream, log_id: LogId) -> impl Stream<Item = Result<Encoded, Refusal>> + Send + use<> {
+    stream::unfold(Some((events, false)), move |state| async move {
+        let (mut events, drained) = state?;
+        if drained {
+            return Some((Err(Refusal::Draining), None));
+        }
+        match events.next().await {
+            Ok(frame) => {
+                let frame = frame?;
+                let drained = matches!(frame, Frame::Draining(_));
+                Some((Ok(encoded(frame, log_id)), Some((events, drained))))
+            }
+            Err(error) => Some((Err(Refusal::of_read(error, log_id)), None)),
+        }
+    })
+}
+
+/// A stream for as long as the caller's credentials are good. `held` is held as long.
+pub(super) fn while_credentials_last(
+    frames: impl Stream<Item = Result<Encoded, Refusal>> + Send + 'static,
     caller: Caller,
-) -> impl Stream<Item = Result<Encoded, Status>> + Send + use<> {
-    enum State {
-        Open(EventStream),
-        Draining,
-        Ended,
-    }
-    let caller_ended = Box::pin(caller.clone().ended());
-    let start = (State::Open(events), caller, caller_ended);
-    Box::pin(stream::unfold(
-        start,
-        move |(state, caller, mut caller_ended)| async move {
-            let mut events = match state {
-                State::Open(events) => events,
-                State::Draining => {
-                    let refusal = Err(Refusal::Draining.into());
-                    return Some((refusal, (State::Ended, caller, caller_ended)));
-                }
-                State::Ended => return None,
-            };
-            // A stream that never waits is asked, too.
-            let next = if caller.is_revoked() {
-                None
-            } else {
-                tokio::select! {
-                    biased;
-                    next = events.next() => Some(next),
-                    () = caller_ended.as_mut() => None,
-                }
-            };
-            let (frame, state) = match next {
-                None => (Err(ended().into()), State::Ended),
-                Some(Ok(Some(Frame::Event(event)))) => (Ok(Encoded(event.bytes)), State::Open(events)),
-                Some(Ok(Some(frame))) => {
-                    let next = match frame {
-                        Frame::Draining(_) => State::Draining,
-                        _ => State::Open(events),
-                    };
-                    (Ok(control(frame, log_id)), next)
-                }
-                Some(Ok(None)) => return None,
-                Some(Err(error)) => (Err(Refusal::of_read(error, log_id).into()), State::Ended),
-            };
-            Some((frame, (state, caller, caller_ended)))
-        },
-    ))
+    held: impl Send + 'static,
+) -> impl Stream<Item = Result<Encoded, Status>> + Send {
+    let end = Box::pin(caller.clone().ended());
+    let start = Some((Box::pin(frames), end, caller, held));
+    stream::unfold(start, |state| async move {
+        let (mut frames, mut end, caller, held) = state?;
+        // A stream that never waits is asked, too.
+        let next = if caller.is_revoked() {
+            Some(Err(ended()))
+        } else {
+            tokio::select! {
+                biased;
+                next = frames.next() => next,
+                () = end.as_mut() => Some(Err(ended())),
+            }
+        };
+        match next? {
+            Ok(frame) => Some((Ok(frame), Some((frames, end, caller, held)))),
+            Err(refusal) => Some((Err(refusal.into()), None)),
+        }
+    })
+}
+
+/// How long a stream may be silent.
+pub(super) fn heartbeat_interval(asked: Option<prost_types::Duration>) -> Result<Duration, Refusal> {
+    let interval = duration(
+        "heartbeat_interval",
+        asked,
+        limits::HEARTBEAT_INTERVAL_DEFAULT,
+        limits::HEARTBEAT_INTERVAL_MIN..=limits::HEARTBEAT_INTERVAL_MAX,
+    )?;
+    Ok(interval.mul_f64(rand::rng().random_range(0.9..=1.0)))
 }
 
 fn ended() -> Refusal {
@@ -399,10 +447,11 @@ fn visible(asked: Option<EventFilter>, caller: &Caller) -> Result<Filter, Refusa
     Ok(asked)
 }
 
-fn control(frame: Frame, log_id: LogId) -> Encoded {
+/// A frame as it is sent.
+pub(super) fn encoded(frame: Frame, log_id: LogId) -> Encoded {
     let cursor = |sequence| Cursor { log_id, sequence }.to_string();
     let frame = match frame {
-        Frame::Event(event) => return Encoded(event.bytes),
+        Frame::Event(event) => return event.bytes.into(),
         Frame::CaughtUp(at) => response::Frame::CaughtUp(proto::CaughtUp { cursor: cursor(at) }),
         Frame::Heartbeat(at) => response::Frame::Heartbeat(proto::Heartbeat { cursor: cursor(at) }),
         Frame::FellBehind(at) => response::Frame::FellBehind(proto::FellBehind { cursor: cursor(at) }),
@@ -421,11 +470,11 @@ fn control(frame: Frame, log_id: LogId) -> Encoded {
             })
         }
     };
-    Encoded(
-        proto::SubscribeEventsResponse { frame: Some(frame) }
-            .encode_to_vec()
-            .into(),
-    )
+    let response = proto::SubscribeEventsResponse {
+        frame: Some(frame),
+        ..proto::SubscribeEventsResponse::default()
+    };
+    Bytes::from(response.encode_to_vec()).into()
 }
 
 /// A filter, or the refusal of one that cannot be.

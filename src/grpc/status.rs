@@ -17,6 +17,7 @@ use crate::{
     reconcile::ReconcileError,
     registrar::RegistrarError,
     stream::TooManyStreams,
+    subscriptions::{NotStored, SubscriptionError},
 };
 
 const DOMAIN: &str = "hookstream";
@@ -50,6 +51,12 @@ pub enum Refusal {
     EndpointExists(String),
     /// As many endpoints exist as may.
     TooManyEndpoints(String),
+    /// No subscription has this name.
+    SubscriptionNotFound(String),
+    /// A subscription has this name.
+    SubscriptionExists(String),
+    /// As many subscriptions exist as may.
+    TooManySubscriptions(String),
     /// As many streams are open as may be.
     TooManyStreams(String),
     /// The call took longer than it may.
@@ -167,6 +174,11 @@ impl Refusal {
             Self::EndpointNotFound(text) => (Code::NotFound, "ENDPOINT_NOT_FOUND", text.clone()),
             Self::EndpointExists(text) => (Code::AlreadyExists, "ENDPOINT_EXISTS", text.clone()),
             Self::TooManyEndpoints(text) => (Code::ResourceExhausted, "TOO_MANY_ENDPOINTS", text.clone()),
+            Self::SubscriptionNotFound(text) => (Code::NotFound, "SUBSCRIPTION_NOT_FOUND", text.clone()),
+            Self::SubscriptionExists(text) => (Code::AlreadyExists, "SUBSCRIPTION_EXISTS", text.clone()),
+            Self::TooManySubscriptions(text) => {
+                (Code::ResourceExhausted, "TOO_MANY_SUBSCRIPTIONS", text.clone())
+            }
             Self::TooManyStreams(text) => (Code::ResourceExhausted, "TOO_MANY_STREAMS", text.clone()),
             Self::CallTooSlow => (
                 Code::DeadlineExceeded,
@@ -293,6 +305,27 @@ impl From<AccessError> for Refusal {
 impl From<TooManyStreams> for Refusal {
     fn from(error: TooManyStreams) -> Self {
         Self::TooManyStreams(error.to_string())
+    }
+}
+
+impl From<SubscriptionError> for Refusal {
+    fn from(error: SubscriptionError) -> Self {
+        let text = error.to_string();
+        match error {
+            SubscriptionError::Exists(_) => Self::SubscriptionExists(text),
+            SubscriptionError::NotFound(_) => Self::SubscriptionNotFound(text),
+            SubscriptionError::TooMany => Self::TooManySubscriptions(text),
+            SubscriptionError::Store(error) => {
+                tracing::error!(%error, "a subscription could not be stored or read");
+                Self::LogUnavailable
+            }
+            // The storage has logged the cause.
+            SubscriptionError::NotStored(NotStored) => Self::LogUnavailable,
+            SubscriptionError::Read(error) => {
+                tracing::error!(%error, "the log cannot be read");
+                Self::LogUnavailable
+            }
+        }
     }
 }
 

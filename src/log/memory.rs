@@ -178,6 +178,15 @@ impl EventLog for MemoryLog {
         Ok(Chunk { events, scanned })
     }
 
+    async fn count(&self, range: Range, filter: &Filter) -> Result<u64, ReadError> {
+        let inside = |event: &&Arc<StoredEvent>| {
+            event.sequence > range.after
+                && event.sequence <= range.through
+                && filter.matches(&event.event.keys)
+        };
+        Ok(self.state.read().events.iter().filter(inside).count() as u64)
+    }
+
     async fn find(&self, id: EventId) -> Result<Option<Arc<StoredEvent>>, ReadError> {
         Ok(self.state.read().find(id).cloned())
     }

@@ -196,6 +196,28 @@ impl EventLog for SqliteLog {
         Ok(chunk)
     }
 
+    async fn count(&self, range: Range, filter: &Filter) -> Result<u64, ReadError> {
+        let range = Range {
+            after: range.after.max(self.shared.trimmed()),
+            ..range
+        };
+        // Whatever the index takes in meanwhile is counted here and is above this floor.
+        let (floor, newest) = self.shared.recent.count(range, filter);
+        if range.after >= floor {
+            return Ok(newest);
+        }
+        let range = Range {
+            through: range.through.min(floor),
+            ..range
+        };
+        let (filter, shared) = (filter.clone(), Arc::clone(&self.shared));
+        let indexed = self
+            .readers
+            .with(move |reader| reader.count(range, &filter, &shared))
+            .await?;
+        Ok(newest + indexed)
+    }
+
     async fn find(&self, id: EventId) -> Result<Option<Arc<StoredEvent>>, ReadError> {
         if let Some(event) = self.shared.recent.find(id) {
             return Ok(Some(event));

@@ -67,9 +67,11 @@ fn caught_up() -> Bytes {
     let frame = Frame::CaughtUp(CaughtUp {
         cursor: "AAAAAAAAAAAAAAAAAAAAAAAAAAAA".to_owned(),
     });
-    SubscribeEventsResponse { frame: Some(frame) }
-        .encode_to_vec()
-        .into()
+    let response = SubscribeEventsResponse {
+        frame: Some(frame),
+        ..SubscribeEventsResponse::default()
+    };
+    response.encode_to_vec().into()
 }
 
 async fn serve(

@@ -148,6 +148,31 @@ impl Reader {
         }
     }
 
+    /// Counts in a range that the index covers.
+    pub(super) fn count(&self, range: Range, filter: &Filter, shared: &Shared) -> Result<u64, ReadError> {
+        let (after, through) = (to_sql(range.after), to_sql(range.through));
+        let Some(look_up) = LookUp::of(filter, || shared.event_types.lock().iter().cloned().collect()) else {
+            let count = self
+                .index
+                .prepare_cached("SELECT count(*) FROM events WHERE sequence > ?1 AND sequence <= ?2")?
+                .query_row([after, through], |row| row.get::<_, i64>(0))?;
+            return Ok(count.cast_unsigned());
+        };
+        let column = look_up.column;
+        let mut select = self.index.prepare_cached(&format!(
+            "SELECT sequence, event_type, entity_id, callback_id, endpoint FROM events
+             WHERE {column} = ?1 AND {column} <> '' AND sequence > ?2 AND sequence <= ?3"
+        ))?;
+        let mut count = 0;
+        for value in &look_up.values {
+            let mut rows = select.query(params![value, after, through])?;
+            while let Some(row) = rows.next()? {
+                count += u64::from(look_up.exact || filter.matches(&keys(row)?));
+            }
+        }
+        Ok(count)
+    }
+
     /// Reads everything in the range.
     fn scan(&self, range: Range, direction: Direction, limit: Limit) -> Result<Chunk, ReadError> {
         let mut select = self.log.prepare_cached(&format!(

@@ -151,6 +151,16 @@ impl Recent {
         })
     }
 
+    /// The floor, and how many events of a range that are above it match.
+    pub(super) fn count(&self, range: Range, filter: &Filter) -> (Sequence, u64) {
+        let state = self.state.lock();
+        let start = state.position(range.after);
+        let end = state.position(range.through).max(start);
+        let matching = |event: &&Arc<StoredEvent>| filter.matches(&event.event.keys);
+        let count = state.events.range(start..end).filter(matching).count();
+        (state.floor, count as u64)
+    }
+
     /// Waits for events to index, oldest first; empty when the log closes and all is indexed.
     pub(super) fn next_batch(&self) -> Vec<Arc<StoredEvent>> {
         let mut state = self.state.lock();

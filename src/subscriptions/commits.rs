@@ -1,0 +1,159 @@
+//! How places become durable. Owns the one thread that writes them: the more wait, the larger the batch; one alone waits
+//! for nobody.
+//!
+//! What is written is how a subscription stands at that moment, so a batch holds each subscription once, whatever number of
+//! acknowledgements it answers for.
+
+use std::{
+    collections::HashMap,
+    mem,
+    sync::Arc,
+    thread::{self, JoinHandle},
+};
+
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::watch;
+
+use super::{store::SubscriptionStore, subscription::Subscription};
+use crate::{limits, tasks};
+
+/// The commits of all subscriptions.
+pub struct Commits {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// A commit that failed. The cause is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the place of the subscription cannot be stored at the moment")]
+pub struct NotStored;
+
+/// A commit that was asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Ticket(u64);
+
+struct Shared {
+    queue: Mutex<Queue>,
+    work: Condvar,
+    outcome: watch::Sender<Outcome>,
+}
+
+#[derive(Default)]
+struct Queue {
+    unsaved: HashMap<u64, Arc<Subscription>>,
+    /// The commit that takes what is queued now.
+    next: u64,
+    closing: bool,
+}
+
+/// The newest commits: what a later one stores includes what an earlier one did not.
+#[derive(Clone, Copy, Debug, Default)]
+struct Outcome {
+    durable: u64,
+    failed: u64,
+}
+
+impl Commits {
+    /// Starts the thread.
+    pub fn start(store: Arc<dyn SubscriptionStore>) -> Self {
+        let shared = Arc::new(Shared {
+            queue: Mutex::new(Queue {
+                next: 1,
+                ..Queue::default()
+            }),
+            work: Condvar::new(),
+            outcome: watch::Sender::default(),
+        });
+        let thread = tasks::thread("subscriptions", {
+            let shared = Arc::clone(&shared);
+            move || shared.run(&*store)
+        });
+        Self {
+            shared,
+            thread: Mutex::new(Some(thread)),
+        }
+    }
+
+    /// Asks that how a subscription stands now be stored.
+    pub fn ask(&self, subscription: &Arc<Subscription>) -> Ticket {
+        let mut queue = self.shared.queue.lock();
+        queue
+            .unsaved
+            .entry(subscription.id)
+            .or_insert_with(|| Arc::clone(subscription));
+        self.shared.work.notify_one();
+        Ticket(queue.next)
+    }
+
+    /// Waits until it is durable.
+    pub async fn wait(&self, Ticket(number): Ticket) -> Result<(), NotStored> {
+        let mut outcome = self.shared.outcome.subscribe();
+        let settled = outcome.wait_for(|outcome| outcome.durable >= number || outcome.failed >= number);
+        let settled = *settled.await.map_err(|_| NotStored)?;
+        if settled.durable >= number {
+            Ok(())
+        } else {
+            Err(NotStored)
+        }
+    }
+
+    /// Stores what is queued and ends the thread.
+    pub async fn close(&self) {
+        self.shared.queue.lock().closing = true;
+        self.shared.work.notify_one();
+        let thread = self.thread.lock().take();
+        if let Some(thread) = thread {
+            let joined = tasks::blocking(move || thread.join().is_ok()).await;
+            if !joined.unwrap_or(false) {
+                tracing::error!("the thread of the subscriptions ended in a panic");
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn run(&self, store: &dyn SubscriptionStore) {
+        loop {
+            let (unsaved, number, closing) = {
+                let mut queue = self.queue.lock();
+                while queue.unsaved.is_empty() && !queue.closing {
+                    self.work.wait(&mut queue);
+                }
+                if queue.unsaved.is_empty() {
+                    return;
+                }
+                queue.next += 1;
+                (mem::take(&mut queue.unsaved), queue.next - 1, queue.closing)
+            };
+            let changes: Vec<_> = unsaved.values().filter_map(|one| one.unsaved()).collect();
+            let stored = if changes.is_empty() {
+                Ok(())
+            } else {
+                store.commit(&changes)
+            };
+            match stored {
+                Ok(()) => {
+                    for changes in changes {
+                        if let Some(subscription) = unsaved.get(&changes.id) {
+                            subscription.saved(changes);
+                        }
+                    }
+                    self.outcome.send_modify(|outcome| outcome.durable = number);
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the places of subscriptions cannot be stored; trying again");
+                    self.outcome.send_modify(|outcome| outcome.failed = number);
+                    if closing {
+                        return;
+                    }
+                    let mut queue = self.queue.lock();
+                    for (id, subscription) in unsaved {
+                        queue.unsaved.entry(id).or_insert(subscription);
+                    }
+                    drop(queue);
+                    thread::sleep(limits::SUBSCRIPTIONS_COMMIT_RETRY_DELAY);
+                }
+            }
+        }
+    }
+}

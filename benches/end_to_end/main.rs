@@ -2,7 +2,7 @@
 //! would have to do for the same promise. Owns the choice of parts and the one table at the end.
 //!
 //! `cargo bench --bench end_to_end -- [--quick] [memory] [ingest] [latency] [fan-out] [replay] [listing]
-//! [abuse]`; all parts if none is named.
+//! [abuse] [subscription]`; all parts if none is named.
 
 #![allow(
     clippy::disallowed_methods,
@@ -26,6 +26,7 @@ mod memory;
 mod meter;
 mod replay;
 mod stage;
+mod subscription;
 mod table;
 
 use std::env;
@@ -97,6 +98,9 @@ fn main() {
     }
     if chosen("abuse") {
         rows.extend(stage::run(abuse::measure(effort)));
+    }
+    if chosen("subscription") {
+        rows.extend(stage::run(subscription::measure(effort)));
     }
     table::print(&rows);
 }

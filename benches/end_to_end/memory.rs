@@ -82,7 +82,8 @@ pub fn hold_idle_streams(address: &str, count: usize) {
     });
 }
 
-fn resident_bytes() -> usize {
+/// The resident memory of this process.
+pub fn resident_bytes() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
     let kib = line.split_whitespace().nth(1).unwrap();

@@ -3,11 +3,13 @@
 use std::{collections::HashMap, io::Write, sync::Arc};
 
 use hookstream::grpc::proto::{
-    self, AwaitEventRequest, EventFilter, GetEventRequest, ListAuditRecordsRequest, ListEventTypesRequest,
-    ListEventsRequest, ManageEndpointRequest, ManageTokenRequest, SubscribeEventsRequest,
+    self, AcknowledgeEventsRequest, AwaitEventRequest, EventFilter, GetEventRequest, ListAuditRecordsRequest,
+    ListEventTypesRequest, ListEventsRequest, ManageEndpointRequest, ManageSubscriptionRequest,
+    ManageTokenRequest, SubscribeEventsRequest, Subscription,
     access_service_client::AccessServiceClient,
     hookstream_service_client::HookstreamServiceClient,
     manage_endpoint_request::{self as endpoint, Operation as EndpointOperation},
+    manage_subscription_request::{self as subscription, Operation as SubscriptionOperation},
     manage_token_request::{self as token, Operation as TokenOperation},
     manage_token_response::Result as TokenAnswer,
 };
@@ -23,7 +25,7 @@ use crate::harness::{Hookstream, PATIENCE, Stream, body, from_start, metadata, r
 const OPERATOR_TOKEN: &str = "the-operators-token-which-nobody-guesses";
 
 /// Every call of the interface with the scope it needs.
-const CALLS: [(&str, &str); 20] = [
+const CALLS: [(&str, &str); 30] = [
     ("HookstreamService.SubscribeEvents", "events:read"),
     ("HookstreamService.ListEvents", "events:read"),
     ("HookstreamService.GetEvent", "events:read"),
@@ -44,6 +46,31 @@ const CALLS: [(&str, &str); 20] = [
         "HookstreamService.ManageEndpoint.rotate_callback_token",
         "endpoints:manage",
     ),
+    ("HookstreamService.ManageSubscription", "events:read"),
+    ("HookstreamService.ManageSubscription.get", "events:read"),
+    ("HookstreamService.ManageSubscription.list", "events:read"),
+    (
+        "HookstreamService.ManageSubscription.create",
+        "events:acknowledge",
+    ),
+    (
+        "HookstreamService.ManageSubscription.update",
+        "events:acknowledge",
+    ),
+    (
+        "HookstreamService.ManageSubscription.delete",
+        "events:acknowledge",
+    ),
+    ("HookstreamService.ManageSubscription.seek", "events:acknowledge"),
+    (
+        "HookstreamService.ManageSubscription.replay_dead_letters",
+        "events:acknowledge",
+    ),
+    (
+        "HookstreamService.ManageSubscription.discard_dead_letters",
+        "events:acknowledge",
+    ),
+    ("HookstreamService.AcknowledgeEvents", "events:acknowledge"),
     ("AccessService.ManageToken.create", "admin"),
     ("AccessService.ManageToken.list", "admin"),
     ("AccessService.ManageToken.revoke", "admin"),
@@ -140,6 +167,25 @@ impl Caller {
         self.events.manage_endpoint(request).await.map(drop)
     }
 
+    async fn subscription(&mut self, operation: Option<SubscriptionOperation>) -> Result<(), Status> {
+        let request = ManageSubscriptionRequest { operation };
+        self.events.manage_subscription(request).await.map(drop)
+    }
+
+    /// Makes a subscription of these events.
+    async fn create_subscription(&mut self, name: &str, filter: EventFilter) -> Result<(), Status> {
+        let create = subscription::Create {
+            subscription: Some(Subscription {
+                name: name.to_owned(),
+                filter: Some(filter),
+                ..Subscription::default()
+            }),
+            ..subscription::Create::default()
+        };
+        self.subscription(Some(SubscriptionOperation::Create(create)))
+            .await
+    }
+
     async fn subscribe(&mut self, filter: Option<EventFilter>) -> Result<Stream, Status> {
         let request = SubscribeEventsRequest {
             filter,
@@ -155,7 +201,7 @@ impl Caller {
             .first()
             .cloned()
             .unwrap_or_else(|| "mine".to_owned());
-        let filter = Some(filter.clone());
+        let (asked, filter) = (filter.clone(), Some(filter.clone()));
         let (_, call) = call.split_once('.').unwrap();
         match call {
             "SubscribeEvents" => self.subscribe(filter).await.map(drop),
@@ -233,6 +279,59 @@ impl Caller {
                 };
                 self.endpoint(Some(EndpointOperation::RotateCallbackToken(rotate)))
                     .await
+            }
+            "ManageSubscription" => self.subscription(None).await,
+            "ManageSubscription.get" => {
+                let get = subscription::Get { name };
+                self.subscription(Some(SubscriptionOperation::Get(get))).await
+            }
+            "ManageSubscription.list" => {
+                let list = subscription::List::default();
+                self.subscription(Some(SubscriptionOperation::List(list))).await
+            }
+            "ManageSubscription.create" => self.create_subscription(&name, asked).await,
+            "ManageSubscription.update" => {
+                let update = subscription::Update {
+                    subscription: Some(Subscription {
+                        name,
+                        ..Subscription::default()
+                    }),
+                    ..subscription::Update::default()
+                };
+                self.subscription(Some(SubscriptionOperation::Update(update)))
+                    .await
+            }
+            "ManageSubscription.delete" => {
+                let delete = subscription::Delete { name };
+                self.subscription(Some(SubscriptionOperation::Delete(delete)))
+                    .await
+            }
+            "ManageSubscription.seek" => {
+                let seek = subscription::Seek { name, target: None };
+                self.subscription(Some(SubscriptionOperation::Seek(seek))).await
+            }
+            "ManageSubscription.replay_dead_letters" => {
+                let replay = subscription::ReplayDeadLetters {
+                    name,
+                    ..subscription::ReplayDeadLetters::default()
+                };
+                self.subscription(Some(SubscriptionOperation::ReplayDeadLetters(replay)))
+                    .await
+            }
+            "ManageSubscription.discard_dead_letters" => {
+                let discard = subscription::DiscardDeadLetters {
+                    name,
+                    ..subscription::DiscardDeadLetters::default()
+                };
+                self.subscription(Some(SubscriptionOperation::DiscardDeadLetters(discard)))
+                    .await
+            }
+            "AcknowledgeEvents" => {
+                let request = AcknowledgeEventsRequest {
+                    subscription: name,
+                    ..AcknowledgeEventsRequest::default()
+                };
+                self.events.acknowledge_events(request).await.map(drop)
             }
             "ManageToken" => {
                 let request = ManageTokenRequest { operation: None };
@@ -348,16 +447,29 @@ async fn a_confined_token_is_let_through_for_what_it_may_see_and_refused_everyth
         ..EventFilter::default()
     };
     let create = token::Create {
-        scopes: vec!["events:read".into(), "endpoints:manage".into()],
+        scopes: ["events:read", "events:acknowledge", "endpoints:manage"]
+            .map(str::to_owned)
+            .to_vec(),
         filter: Some(only(&["mine"], &["avatar_video.*"])),
         ..scoped("confined", "")
     };
+    let mut operator = service.operator().await;
+    for name in ["mine", "other"] {
+        let filter = only(&[name], &["avatar_video.*"]);
+        operator.create_subscription(name, filter).await.unwrap();
+    }
     let mut caller = service.holder(create).await;
     let by_name = |call: &str| {
-        let (_, operation) = call.split_once("ManageEndpoint.").unwrap_or_default();
-        !["", "list", "reconcile"].contains(&operation)
+        let (call, operation) = call.rsplit_once('.').unwrap();
+        let manages = call.ends_with(".ManageEndpoint") || call.ends_with(".ManageSubscription");
+        operation == "AcknowledgeEvents" || (manages && !["list", "reconcile"].contains(&operation))
     };
-    let filtered = ["SubscribeEvents", "ListEvents", "AwaitEvent"];
+    let filtered = [
+        "SubscribeEvents",
+        "ListEvents",
+        "AwaitEvent",
+        "ManageSubscription.create",
+    ];
     for (call, needed) in CALLS.into_iter().filter(|(_, needed)| *needed != "admin") {
         let is_filtered = filtered.iter().any(|name| call.ends_with(name));
         let mine = code(
@@ -385,6 +497,54 @@ async fn a_confined_token_is_let_through_for_what_it_may_see_and_refused_everyth
             assert_eq!(let_through(code), !refused, "{call} with {beyond:?}: {code:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn taking_part_in_a_subscription_needs_both_scopes_and_sight_of_all_its_events() {
+    let service = Guarded::start();
+    let confinement = EventFilter {
+        endpoints: vec!["mine".into()],
+        ..EventFilter::default()
+    };
+    let mut operator = service.operator().await;
+    operator
+        .create_subscription("mine", confinement.clone())
+        .await
+        .unwrap();
+    operator
+        .create_subscription("all", EventFilter::default())
+        .await
+        .unwrap();
+    let join = async |caller: &mut Caller, subscription: &str| {
+        let request = SubscribeEventsRequest {
+            subscription: subscription.to_owned(),
+            ..SubscribeEventsRequest::default()
+        };
+        caller.events.subscribe_events(request).await.map(drop)
+    };
+    let mut reader = service.holder(scoped("reader", "events:read")).await;
+    let refused = join(&mut reader, "all").await.unwrap_err();
+    assert_eq!(reason(&refused), "SCOPE_MISSING");
+    assert_eq!(metadata(&refused, "scope"), "events:acknowledge");
+    let create = token::Create {
+        scopes: vec!["events:read".into(), "events:acknowledge".into()],
+        filter: Some(confinement),
+        ..scoped("confined", "")
+    };
+    let mut confined = service.holder(create).await;
+    join(&mut confined, "mine").await.unwrap();
+    let refused = join(&mut confined, "all").await.unwrap_err();
+    assert_eq!(reason(&refused), "NOT_VISIBLE");
+    let list = ListEventsRequest {
+        filter: Some(EventFilter {
+            endpoints: vec!["mine".into()],
+            ..EventFilter::default()
+        }),
+        dead_letters_of: "all".into(),
+        ..ListEventsRequest::default()
+    };
+    let refused = confined.events.list_events(list).await.unwrap_err();
+    assert_eq!(metadata(&refused, "field"), "dead_letters_of");
 }
 
 #[tokio::test]

@@ -38,6 +38,7 @@ export CARGO_INSTALL_ROOT=$target/readme CARGO_TARGET_DIR=$target PATH="$target/
 (cd "$work" && timeout 900 bash commands.sh) >"$work/output"
 grep -q '"typeName":"avatar_video.fail"' "$work/output"
 grep -q '31 events, each arrived once.' "$work/output"
+grep -q '^avatar_video.fail for order_7$' "$work/output"
 grep -q '^hookstream_deliveries_total{outcome="stored"} 2$' "$work/output"
 
 tests/clients/python/run --install-only
@@ -47,6 +48,10 @@ block python >"$work/backend.py"
 (cd "$work" && timeout 60 "$python" backend.py) | tee "$work/backend.output"
 grep -q '^rendered vid_' "$work/backend.output"
 grep -q '^failed vid_1 rendering timed out$' "$work/backend.output"
+if grep -q '^billed ' "$work/backend.output"; then
+    echo "an acknowledged event was handed out again" >&2
+    exit 1
+fi
 
 timeout 60 "$target/readme/bin/hookstream" dev --exit --ingress-listen 127.0.0.1:0 --grpc-listen 127.0.0.1:0 \
     --admin-listen 127.0.0.1:0 | grep '30 of 30 arrived, in order, once.'

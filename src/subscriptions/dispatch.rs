@@ -483,9 +483,9 @@ impl Dispatch {
         }
     }
 
-    /// Whether another stream was woken and has not looked yet.
+    /// Whether streams were woken that would find nothing if another took more before they look.
     pub fn others_look(&self) -> bool {
-        self.woken > 0
+        self.woken > 0 && self.ready.len() + self.fresh.len() <= self.woken
     }
 
     /// The next event that was never handed out and that nothing holds back.

@@ -255,12 +255,10 @@ fn reason(name: &str) -> Result<Reason, StoreError> {
 
 fn to_columns(under_way: &[SavedEvent]) -> StoredUnderWay {
     fn column<T: Default + PartialEq>(under_way: &[SavedEvent], value: impl Fn(&SavedEvent) -> T) -> Vec<T> {
-        let column: Vec<_> = under_way.iter().map(value).collect();
-        if column.iter().all(|value| *value == T::default()) {
-            Vec::new()
-        } else {
-            column
+        if under_way.iter().all(|event| value(event) == T::default()) {
+            return Vec::new();
         }
+        under_way.iter().map(value).collect()
     }
     let mut before = 0;
     let distance = |event: &SavedEvent| {

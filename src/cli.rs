@@ -7,13 +7,16 @@ mod deliver;
 mod dev;
 mod endpoint;
 mod events;
+mod follow;
 mod output;
 mod playground;
 mod serve;
+mod subscription;
 mod tail;
 mod telemetry;
 mod token;
 mod trust;
+mod work;
 
 use std::process::ExitCode;
 
@@ -49,6 +52,9 @@ enum Command {
     /// Manage the endpoints that receive deliveries.
     #[command(subcommand)]
     Endpoint(endpoint::Command),
+    /// Manage subscriptions: places that the service keeps, and work that several streams share.
+    #[command(subcommand)]
+    Subscription(subscription::Command),
     /// Search HeyGen's event history for undelivered events.
     Reconcile(endpoint::Reconcile),
     /// Manage who may use the service.
@@ -74,6 +80,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Events(command) => command.run().await,
             Command::Await(command) => command.run().await,
             Command::Endpoint(command) => command.run().await,
+            Command::Subscription(command) => command.run().await,
             Command::Reconcile(command) => command.run().await,
             Command::Token(command) => command.run().await,
             Command::Audit(command) => command.run().await,

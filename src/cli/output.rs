@@ -3,6 +3,7 @@
 use std::{
     io::{self, IsTerminal, Write},
     sync::OnceLock,
+    time::Duration,
 };
 
 use anstyle::{AnsiColor, Style};
@@ -12,7 +13,7 @@ use jiff::Timestamp;
 use prost::{Message, Name};
 use prost_reflect::{DescriptorPool, DynamicMessage};
 
-use crate::grpc::proto::{self, Event};
+use crate::grpc::proto::{self, Event, EventFilter};
 
 /// This program as a person here would call it.
 pub fn program() -> String {
@@ -93,6 +94,38 @@ pub fn line(event: &Event) -> String {
 /// A dash for what is empty.
 pub fn or_dash(text: &str) -> &str {
     if text.is_empty() { "-" } else { text }
+}
+
+/// A filter in one line.
+pub fn filter(filter: Option<&EventFilter>) -> String {
+    let filter = filter.cloned().unwrap_or_default();
+    let fields = [
+        ("type", filter.event_types),
+        ("entity", filter.entity_ids),
+        ("callback id", filter.callback_ids),
+        ("endpoint", filter.endpoints),
+    ];
+    let set = fields.into_iter().filter(|(_, values)| !values.is_empty());
+    let set: Vec<_> = set
+        .map(|(field, values)| format!("{field} {}", values.join(" or ")))
+        .collect();
+    if set.is_empty() {
+        return "everything".to_owned();
+    }
+    set.join(", ")
+}
+
+/// A duration, to the second where it is longer than one.
+pub fn duration(duration: Option<prost_types::Duration>) -> String {
+    let duration = duration.and_then(|duration| Duration::try_from(duration).ok());
+    let shown = duration.map(|duration| match duration.as_secs() {
+        0 => Duration::from_millis(duration.subsec_millis().into()),
+        seconds => Duration::from_secs(seconds),
+    });
+    shown.map_or_else(
+        || "-".to_owned(),
+        |shown| humantime::format_duration(shown).to_string(),
+    )
 }
 
 /// A time to the second.

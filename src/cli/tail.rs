@@ -1,14 +1,14 @@
-//! `hookstream tail`. Owns following a stream from a shell: reconnecting with the last cursor, printing.
+//! `hookstream tail`. Owns following events from a shell.
 
-use std::{io::Write, process::ExitCode, time::Duration};
+use std::{io::Write, pin::pin, process::ExitCode};
 
-use backon::{BackoffBuilder, ExponentialBuilder};
 use clap::Args;
-use tonic::Status;
+use futures_util::StreamExt;
 
 use super::{
-    client::{self, Client, FilterFlags, Server},
-    output,
+    client::{self, FilterFlags, Server},
+    follow, output,
+    work::Work,
 };
 use crate::grpc::proto::{
     Position, SubscribeEventsRequest, subscribe_events_request::Start, subscribe_events_response::Frame,
@@ -20,7 +20,9 @@ use crate::grpc::proto::{
   hookstream tail
   hookstream tail --from-start --type '*.fail'
   hookstream tail --since 15m --json | jq -r .entityId
-  hookstream tail --after \"$CURSOR\" --stop-at-tail --json")]
+  hookstream tail --after \"$CURSOR\" --stop-at-tail --json
+  hookstream tail --subscription billing
+  hookstream tail --subscription billing --exec './handle-event' --parallel 4")]
 pub struct Tail {
     #[command(flatten)]
     server: Server,
@@ -44,66 +46,78 @@ pub struct Tail {
     /// Where retention removed events, say so and go on.
     #[arg(long)]
     continue_after_gap: bool,
+    /// Take part in this subscription, which has its own filter and place; each event is acknowledged when it is printed.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ELSEWHERE)]
+    subscription: Option<String>,
+    /// Run this shell command for each event instead of printing it: the event is JSON on its standard input and in
+    /// HOOKSTREAM_EVENT_ID, _EVENT_TYPE, _ENTITY_ID, _CALLBACK_ID, _ENDPOINT and _DELIVERY_ATTEMPT. Its exit status is the
+    /// acknowledgement: 0 done, 65 never again, anything else try again. While it runs the deadline is extended.
+    #[arg(long, value_name = "COMMAND", requires = "subscription")]
+    exec: Option<String>,
+    /// How many commands run at once.
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "exec", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    parallel: u16,
     /// Print JSON also on a terminal.
     #[arg(long)]
     json: bool,
 }
 
-/// How a connection's part of the tail ended.
-enum End {
-    Done,
-    Again { after: Duration },
-}
+/// What a subscription has of its own.
+const ELSEWHERE: [&str; 9] = [
+    "event_types",
+    "entity_ids",
+    "callback_ids",
+    "endpoints",
+    "after",
+    "since",
+    "from_start",
+    "stop_at_tail",
+    "continue_after_gap",
+];
 
 impl Tail {
     /// Runs the command.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         let for_people = output::for_people(self.json);
-        let mut request = SubscribeEventsRequest {
-            filter: Some(self.filter.clone().into()),
+        let mut remaining = self.count.unwrap_or(u64::MAX);
+        if let Some(subscription) = self.subscription {
+            let work = Work {
+                server: self.server,
+                subscription,
+                command: self.exec,
+                parallel: usize::from(self.parallel),
+                count: remaining,
+                for_people,
+            };
+            return work.run().await;
+        }
+        let request = SubscribeEventsRequest {
             start: self.start(),
+            filter: Some(self.filter.into()),
             stop_at_tail: self.stop_at_tail,
             continue_after_gap: self.continue_after_gap,
             ..SubscribeEventsRequest::default()
         };
-        let mut remaining = self.count.unwrap_or(u64::MAX);
-        // A first failure is a mistake in the address; a later one passes.
-        let mut client = Some(self.server.connect().await?);
+        let client = self.server.connect().await?;
+        let mut frames = pin!(follow::frames(self.server, client, request));
         if for_people {
             writeln!(anstream::stdout(), "{}", output::header())?;
         }
-        let backoff = || {
-            ExponentialBuilder::new()
-                .with_min_delay(Duration::from_millis(200))
-                .with_max_delay(Duration::from_secs(5))
-                .with_jitter()
-                .without_max_times()
-                .build()
-        };
-        let mut delays = backoff();
-        loop {
-            let connected = match client.take() {
-                Some(client) => Some(client),
-                None => self.server.connect().await.ok(),
-            };
-            let mut wait = delays.next().unwrap_or_default();
-            if let Some(connected) = connected {
-                let before = request.start.clone();
-                match self
-                    .follow(connected, &mut request, &mut remaining, for_people)
-                    .await?
-                {
-                    End::Done => return Ok(ExitCode::SUCCESS),
-                    End::Again { after } => {
-                        if request.start != before {
-                            delays = backoff();
-                        }
-                        wait = wait.max(after);
-                    }
+        while remaining > 0
+            && let Some(response) = frames.next().await
+        {
+            match response?.frame {
+                Some(Frame::Event(event)) => {
+                    output::print_event(&event, for_people)?;
+                    remaining -= 1;
                 }
+                Some(Frame::Gap(_)) => {
+                    anstream::eprintln!("events were removed by retention before they could be printed");
+                }
+                _ => {}
             }
-            tokio::time::sleep(wait).await;
         }
+        Ok(ExitCode::SUCCESS)
     }
 
     fn start(&self) -> Option<Start> {
@@ -112,63 +126,5 @@ impl Tail {
             .from_start
             .then_some(Start::Position(Position::Earliest.into()));
         after.or(self.since.map(Start::Since)).or(earliest)
-    }
-
-    /// Follows one connection to its end. `request` moves on with every cursor.
-    async fn follow(
-        &self,
-        mut client: Client,
-        request: &mut SubscribeEventsRequest,
-        remaining: &mut u64,
-        for_people: bool,
-    ) -> anyhow::Result<End> {
-        let mut wait = Duration::ZERO;
-        let again = |status: Status, after| {
-            if !client::is_passing(&status) {
-                return Err(client::explain(&status));
-            }
-            anstream::eprintln!(
-                "connection lost ({}); reconnecting where it stopped",
-                status.message()
-            );
-            Ok(End::Again { after })
-        };
-        let mut frames = match client.subscribe_events(request.clone()).await {
-            Ok(frames) => frames.into_inner(),
-            Err(status) => return again(status, wait),
-        };
-        loop {
-            let frame = match frames.message().await {
-                Ok(Some(response)) => response.frame,
-                Ok(None) => return Ok(End::Done),
-                Err(status) => return again(status, wait),
-            };
-            let cursor = match frame {
-                Some(Frame::Event(event)) => {
-                    output::print_event(&event, for_people)?;
-                    *remaining -= 1;
-                    if *remaining == 0 {
-                        return Ok(End::Done);
-                    }
-                    event.cursor
-                }
-                Some(Frame::CaughtUp(at)) => at.cursor,
-                Some(Frame::Heartbeat(at)) => at.cursor,
-                Some(Frame::FellBehind(at)) => at.cursor,
-                Some(Frame::Gap(gap)) => {
-                    anstream::eprintln!("events were removed by retention before they could be printed");
-                    gap.earliest_cursor
-                }
-                Some(Frame::Draining(draining)) => {
-                    let after = draining
-                        .reconnect_after
-                        .and_then(|after| Duration::try_from(after).ok());
-                    wait = after.unwrap_or_default();
-                    draining.cursor
-                }
-                None => continue,
-            };
-            request.start = Some(Start::AfterCursor(cursor));
-        }
     }
 }

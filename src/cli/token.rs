@@ -123,7 +123,7 @@ impl CreateArgs {
             writeln!(out, "token        {}   (shown this once)", created.secret)?;
         }
         writeln!(out, "scopes       {}", token.scopes.join(", "))?;
-        writeln!(out, "sees         {}", sees(token.filter.as_ref()))?;
+        writeln!(out, "sees         {}", output::filter(token.filter.as_ref()))?;
         writeln!(out, "expires      {}", output::time(token.expires_at))?;
         Ok(())
     }
@@ -154,7 +154,7 @@ impl ListArgs {
             [
                 token.name.clone(),
                 token.scopes.join(", "),
-                sees(token.filter.as_ref()),
+                output::filter(token.filter.as_ref()),
                 output::time(token.expires_at),
                 output::or_dash(&token.certificate_name).to_owned(),
             ]
@@ -172,22 +172,4 @@ async fn manage(server: &Server, operation: Operation) -> anyhow::Result<ManageT
     };
     let answer = server.connect_access().await?.manage_token(request).await;
     Ok(answer.map_err(|status| client::explain(&status))?.into_inner())
-}
-
-/// A filter in one line.
-fn sees(filter: Option<&EventFilter>) -> String {
-    let Some(filter) = filter else {
-        return "everything".to_owned();
-    };
-    let fields = [
-        ("type", &filter.event_types),
-        ("entity", &filter.entity_ids),
-        ("callback id", &filter.callback_ids),
-        ("endpoint", &filter.endpoints),
-    ];
-    let set = fields.into_iter().filter(|(_, values)| !values.is_empty());
-    let set: Vec<_> = set
-        .map(|(field, values)| format!("{field} {}", values.join(" or ")))
-        .collect();
-    set.join(", ")
 }

@@ -14,7 +14,7 @@ use std::{
 use hookstream::grpc::proto::Event;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-use crate::harness::{Hookstream, Sender, after, body, from_start};
+use crate::harness::{Hookstream, Sender, after, body, from_environment, from_start};
 
 /// What a run was seen to do, from outside.
 #[derive(Clone, Debug, Default)]
@@ -61,12 +61,6 @@ fn violations(history: &History) -> Vec<String> {
 
 fn seen(event: Event) -> (u64, Vec<u8>) {
     (event.sequence, event.raw_body.to_vec())
-}
-
-fn from_environment(name: &str) -> Option<u64> {
-    std::env::var(name)
-        .ok()
-        .map(|value| value.parse().expect("a number"))
 }
 
 /// Delivers new events until told to stop; now and then one a second time.

@@ -1,5 +1,5 @@
-//! The vocabulary of the tests: a running service, signed deliveries, streams. Owns processes and their end; makes no
-//! claims.
+//! The vocabulary of the tests: a running service, signed deliveries, streams, subscriptions. Owns processes
+//! and their end; makes no claims.
 
 use std::{
     collections::HashMap,
@@ -15,13 +15,19 @@ use std::{
 use data_encoding::HEXLOWER;
 use hookstream::{
     grpc::proto::{
-        Event, EventFilter, ManageEndpointRequest, Position, SubscribeEventsRequest, SubscribeEventsResponse,
+        AcknowledgeEventsRequest, AcknowledgementResult, DeadLetter, Event, EventFilter, ListEventsRequest,
+        ManageEndpointRequest, ManageSubscriptionRequest, Order, Position, SubscribeEventsRequest,
+        SubscribeEventsResponse, Subscription, SubscriptionStatus,
+        acknowledge_events_request::{Done, Extend, Outcome, Reject, Retry},
         hookstream_service_client::HookstreamServiceClient,
         manage_endpoint_request::{Create, Operation},
         manage_endpoint_response::Result as Answer,
+        manage_subscription_request as subscription_request,
+        manage_subscription_response::Result as SubscriptionAnswer,
         subscribe_events_request::Start,
         subscribe_events_response::Frame,
     },
+    samples,
     secret::Secret,
     signature,
 };
@@ -42,6 +48,13 @@ pub async fn until(what: &str, mut happened: impl AsyncFnMut() -> bool) {
         assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// A number that the environment sets.
+pub fn from_environment(name: &str) -> Option<u64> {
+    std::env::var(name)
+        .ok()
+        .map(|value| value.parse().expect("a number"))
 }
 
 /// The binary under test: `HOOKSTREAM_BINARY`, or what cargo built beside the tests.
@@ -257,6 +270,45 @@ impl Hookstream {
         }
     }
 
+    /// Makes a subscription on these terms that starts at the oldest event.
+    pub async fn subscription(&self, name: &str, terms: Subscription) -> Subscription {
+        let subscription = Subscription {
+            name: name.to_owned(),
+            ..terms
+        };
+        let start = subscription_request::create::Start::Position(Position::Earliest.into());
+        let create = subscription_request::Create {
+            subscription: Some(subscription),
+            start: Some(start),
+        };
+        let operation = subscription_request::Operation::Create(create);
+        let answer = manage_subscription(&mut self.client().await, operation)
+            .await
+            .unwrap();
+        subscription_in(answer)
+    }
+
+    /// What a subscription has put aside, oldest first.
+    pub async fn dead_letters(&self, name: &str) -> Vec<(Event, DeadLetter)> {
+        let mut client = self.client().await;
+        let mut dead_letters = Vec::new();
+        let mut request = ListEventsRequest {
+            order: Order::OldestFirst.into(),
+            page_size: 1000,
+            dead_letters_of: name.to_owned(),
+            ..ListEventsRequest::default()
+        };
+        loop {
+            let page = client.list_events(request.clone()).await.unwrap().into_inner();
+            assert_eq!(page.events.len(), page.dead_letters.len());
+            dead_letters.extend(page.events.into_iter().zip(page.dead_letters));
+            if page.next_page_token.is_empty() {
+                return dead_letters;
+            }
+            request.page_token = page.next_page_token;
+        }
+    }
+
     pub async fn subscribe(&self, request: SubscribeEventsRequest) -> Stream {
         self.client()
             .await
@@ -371,11 +423,34 @@ impl Sender {
 
 /// The body of the `number`th of a family of different events.
 pub fn body(event_type: &str, number: u64) -> String {
-    hookstream::samples::body(event_type, number)
+    samples::body(event_type, number)
 }
 
-/// A subscription's frames.
+/// The body of an event about this entity, or about none if that is empty. Another number is another event.
+pub fn about(entity: &str, number: u64) -> String {
+    let mut event_data = serde_json::json!({"n": number});
+    if !entity.is_empty() {
+        event_data["video_id"] = entity.into();
+    }
+    samples::body_of("avatar_video.success", &event_data)
+}
+
+/// The number of an event that has such a body.
+pub fn number(event: &Event) -> u64 {
+    let body: serde_json::Value = serde_json::from_slice(&event.raw_body).unwrap();
+    body["event_data"]["n"].as_u64().unwrap()
+}
+
+/// The frames of a stream.
 pub struct Stream(Streaming<SubscribeEventsResponse>);
+
+/// An event that a subscription handed to a stream.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    pub event: Event,
+    pub ack_id: String,
+    pub attempt: i32,
+}
 
 impl From<Streaming<SubscribeEventsResponse>> for Stream {
     fn from(frames: Streaming<SubscribeEventsResponse>) -> Self {
@@ -384,12 +459,73 @@ impl From<Streaming<SubscribeEventsResponse>> for Stream {
 }
 
 impl Stream {
+    async fn response(&mut self) -> Result<Option<SubscribeEventsResponse>, Status> {
+        tokio::time::timeout(PATIENCE, self.0.message())
+            .await
+            .expect("no frame comes")
+    }
+
     /// The next frame; `None` at the end.
     pub async fn frame(&mut self) -> Result<Option<Frame>, Status> {
-        let response = tokio::time::timeout(PATIENCE, self.0.message())
-            .await
-            .expect("no frame comes")?;
+        let response = self.response().await?;
         Ok(response.map(|response| response.frame.unwrap()))
+    }
+
+    /// The next event of a subscription, whatever frames come before it; `None` at the end.
+    pub async fn next_delivery(&mut self) -> Result<Option<Delivery>, Status> {
+        while let Some(response) = self.response().await? {
+            if let Some(Frame::Event(event)) = response.frame {
+                return Ok(Some(Delivery {
+                    event,
+                    ack_id: response.ack_id,
+                    attempt: response.delivery_attempt,
+                }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The same where one has to come.
+    pub async fn delivery(&mut self) -> Delivery {
+        let next = self.next_delivery().await.unwrap();
+        next.expect("the stream ends")
+    }
+
+    /// So many of them.
+    pub async fn deliveries(&mut self, count: usize) -> Vec<Delivery> {
+        let mut deliveries = Vec::new();
+        while deliveries.len() < count {
+            deliveries.push(self.delivery().await);
+        }
+        deliveries
+    }
+
+    /// The events of a subscription until everything kept was handed out.
+    pub async fn until_caught_up(&mut self) -> Vec<Delivery> {
+        let mut deliveries = Vec::new();
+        loop {
+            let response = self.response().await.unwrap().expect("the stream ends");
+            match response.frame.unwrap() {
+                Frame::Event(event) => deliveries.push(Delivery {
+                    event,
+                    ack_id: response.ack_id,
+                    attempt: response.delivery_attempt,
+                }),
+                Frame::CaughtUp(_) => return deliveries,
+                _ => continue,
+            }
+        }
+    }
+
+    /// Waits for the next heartbeat, before which no event may come.
+    pub async fn silence(&mut self) {
+        loop {
+            match self.frame().await.unwrap().expect("the stream ends") {
+                Frame::Heartbeat(_) => return,
+                Frame::Event(event) => panic!("an event comes: {event:?}"),
+                _ => continue,
+            }
+        }
     }
 
     /// The next event, whatever frames come before it.
@@ -423,6 +559,14 @@ pub fn from_start() -> SubscribeEventsRequest {
     }
 }
 
+/// A part in a subscription.
+pub fn part_in(subscription: &str) -> SubscribeEventsRequest {
+    SubscribeEventsRequest {
+        subscription: subscription.to_owned(),
+        ..SubscribeEventsRequest::default()
+    }
+}
+
 /// After a cursor.
 pub fn after(cursor: &str) -> SubscribeEventsRequest {
     let start = Some(Start::AfterCursor(cursor.to_owned()));
@@ -451,6 +595,88 @@ pub async fn manage(client: &mut Client, operation: Operation) -> Result<Answer,
         .into_inner()
         .result
         .unwrap())
+}
+
+pub async fn manage_subscription(
+    client: &mut Client,
+    operation: subscription_request::Operation,
+) -> Result<SubscriptionAnswer, Status> {
+    let request = ManageSubscriptionRequest {
+        operation: Some(operation),
+    };
+    Ok(client
+        .manage_subscription(request)
+        .await?
+        .into_inner()
+        .result
+        .unwrap())
+}
+
+/// The subscription in an answer that has one.
+pub fn subscription_in(answer: SubscriptionAnswer) -> Subscription {
+    let subscription = match answer {
+        SubscriptionAnswer::Create(created) => created.subscription,
+        SubscriptionAnswer::Get(found) => found.subscription,
+        SubscriptionAnswer::Update(updated) => updated.subscription,
+        SubscriptionAnswer::Seek(moved) => moved.subscription,
+        other => panic!("no subscription in {other:?}"),
+    };
+    subscription.unwrap()
+}
+
+/// How a subscription stands.
+pub async fn standing(client: &Client, name: &str) -> SubscriptionStatus {
+    let get = subscription_request::Get {
+        name: name.to_owned(),
+    };
+    let operation = subscription_request::Operation::Get(get);
+    let answer = manage_subscription(&mut client.clone(), operation).await.unwrap();
+    subscription_in(answer).status.unwrap()
+}
+
+/// Says what became of events; an answer for each.
+pub async fn acknowledge(
+    client: &mut Client,
+    subscription: &str,
+    ack_ids: Vec<String>,
+    outcome: Outcome,
+) -> Result<Vec<AcknowledgementResult>, Status> {
+    let request = AcknowledgeEventsRequest {
+        subscription: subscription.to_owned(),
+        ack_ids,
+        outcome: Some(outcome),
+    };
+    let answer = client.acknowledge_events(request).await?.into_inner();
+    let results = answer.results.into_iter();
+    Ok(results
+        .map(|result| AcknowledgementResult::try_from(result).unwrap())
+        .collect())
+}
+
+pub fn done() -> Outcome {
+    Outcome::Done(Done {})
+}
+
+pub fn reject() -> Outcome {
+    Outcome::Reject(Reject {})
+}
+
+/// As after any failed attempt, unless a time is given.
+pub fn retry(after: Option<prost_types::Duration>) -> Outcome {
+    Outcome::Retry(Retry { after })
+}
+
+/// By the subscription's deadline, unless a time is given.
+pub fn extend(by: Option<prost_types::Duration>) -> Outcome {
+    Outcome::Extend(Extend { by })
+}
+
+/// A duration in a message.
+pub fn millis(millis: i64) -> Option<prost_types::Duration> {
+    Some(prost_types::Duration {
+        seconds: millis / 1000,
+        nanos: (millis % 1000) as i32 * 1_000_000,
+    })
 }
 
 /// The reason in a refusal's details.

@@ -28,4 +28,6 @@ mod process;
 mod schemas;
 mod secrecy;
 mod streams;
+mod subscriptions;
 mod tls;
+mod work;

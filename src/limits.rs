@@ -248,6 +248,8 @@ pub const DEAD_LETTERS_PER_CALL_MAX: usize = 1000;
 pub const READ_AHEAD_EVENTS_MAX: usize = 256;
 /// Bytes of encoded events a subscription reads ahead of its streams; one larger event is read alone.
 pub const READ_AHEAD_BYTES_MAX: usize = 512 * 1024;
+/// How long a subscription waits for a stream that it woke before it tells the others, too.
+pub const WOKEN_STREAM_PATIENCE: Duration = Duration::from_millis(50);
 /// Events a subscription takes in at a time.
 pub const FEED_EVENTS_MAX: usize = 64;
 /// How long a subscription waits before it tries again to read what could not be read.

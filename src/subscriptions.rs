@@ -125,7 +125,7 @@ impl Subscriptions {
             }
             let subscription = Subscription::new(
                 stored,
-                rand::random(),
+                first_lease(),
                 Arc::clone(&hub),
                 clock.clone(),
                 Arc::clone(&commits),
@@ -177,7 +177,7 @@ impl Subscriptions {
         let to_store = stored.clone();
         self.in_store(move |store| store.create(&to_store)).await?;
         let (hub, clock) = (Arc::clone(&self.hub), self.clock.clone());
-        let subscription = Subscription::new(stored, rand::random(), hub, clock, Arc::clone(&self.commits));
+        let subscription = Subscription::new(stored, first_lease(), hub, clock, Arc::clone(&self.commits));
         self.by_name.write().insert(name, Arc::clone(&subscription));
         Ok(subscription)
     }
@@ -414,4 +414,9 @@ impl Subscriptions {
         let done = done.unwrap_or_else(|error| Err(error.into()));
         done.map_err(SubscriptionError::Store)
     }
+}
+
+/// Leases are counted from here, so that no two processes give out the same.
+fn first_lease() -> u64 {
+    rand::random::<u64>() >> 1
 }

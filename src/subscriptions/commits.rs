@@ -127,15 +127,15 @@ impl Shared {
             };
             let changes: Vec<_> = unsaved.values().filter_map(|one| one.unsaved()).collect();
             let stored = if changes.is_empty() {
-                Ok(())
+                Ok(Vec::new())
             } else {
                 store.commit(&changes)
             };
             match stored {
-                Ok(()) => {
-                    for changes in changes {
+                Ok(dead_letters) => {
+                    for (changes, dead_letters) in changes.into_iter().zip(dead_letters) {
                         if let Some(subscription) = unsaved.get(&changes.id) {
-                            subscription.saved(changes);
+                            subscription.saved(changes, dead_letters);
                         }
                     }
                     self.outcome.send_modify(|outcome| outcome.durable = number);

@@ -86,6 +86,13 @@ pub struct DeadLetterChanges {
     pub added: Vec<DeadLetter>,
 }
 
+impl DeadLetterChanges {
+    /// Whether nothing changed.
+    pub fn is_empty(&self) -> bool {
+        self.removed.is_empty() && self.added.is_empty()
+    }
+}
+
 /// One stream of the subscription.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(u64);
@@ -183,10 +190,13 @@ pub struct Dispatch {
     next_due: Option<Instant>,
     entities: HashMap<Arc<str>, Entity>,
     streams: HashMap<StreamId, Stream>,
-    /// Streams that wait and have room; those that hold the fewest events first.
-    waiting: BTreeSet<(usize, StreamId)>,
+    /// Streams that wait and have room: those that hold the fewest events first, and of these the one that took one least
+    /// recently.
+    waiting: BTreeSet<(usize, u64, StreamId)>,
     /// How many streams were woken and have not looked yet.
     woken: usize,
+    /// Since when that is so, as far as the feeder has seen.
+    woken_since: Option<Instant>,
     next_stream: u64,
     next_lease: u64,
     dead_letters: u64,
@@ -225,10 +235,12 @@ pub struct Standing {
     pub oldest_under_way: Option<Sequence>,
     /// Of these, leased.
     pub in_flight: usize,
-    /// Put aside.
+    /// Put aside, and stored.
     pub dead_letters: u64,
     /// Streams.
     pub streams: usize,
+    /// How often events were lost before they were handed out.
+    pub gaps: u64,
     /// When retention last removed events that were not settled.
     pub last_gap_at: Option<Timestamp>,
     /// What was counted.
@@ -239,6 +251,8 @@ pub struct Standing {
 struct UnderWay {
     /// How often it was handed out.
     attempts: u32,
+    /// When it was last handed out, under what; `None` if this process has not yet.
+    lease: Option<u64>,
     entity_id: Arc<str>,
     state: State,
 }
@@ -247,7 +261,6 @@ struct UnderWay {
 enum State {
     Leased {
         stream: StreamId,
-        lease: u64,
         /// `None` for a stream that acknowledges by taking the next.
         deadline: Option<Instant>,
     },
@@ -271,6 +284,8 @@ struct Stream {
     max_unacknowledged: usize,
     auto_acknowledge: bool,
     held: usize,
+    /// Under which lease it took one last.
+    last_lease: u64,
     /// What it took last, if it acknowledges that by asking for more.
     taken: Option<Sequence>,
     /// It asked in vain and has not asked again.
@@ -280,8 +295,14 @@ struct Stream {
     notify: Arc<Notify>,
 }
 
+impl Stream {
+    fn place_in_line(&self, id: StreamId) -> (usize, u64, StreamId) {
+        (self.held, self.last_lease, id)
+    }
+}
+
 impl Dispatch {
-    /// A dispatch that goes on at a place. `first_lease` has to be another one in every process.
+    /// A dispatch that goes on at a place. `first_lease` has to be another one in every process, far from the largest number.
     pub fn restore(
         id: u64,
         settings: Arc<Settings>,
@@ -308,6 +329,7 @@ impl Dispatch {
             streams: HashMap::new(),
             waiting: BTreeSet::new(),
             woken: 0,
+            woken_since: None,
             next_stream: 0,
             next_lease: first_lease,
             dead_letters,
@@ -373,8 +395,9 @@ impl Dispatch {
         self.dead_letter_changes.clone()
     }
 
-    /// These changes are stored.
-    pub fn dead_letters_stored(&mut self, changes: &DeadLetterChanges) {
+    /// These changes are stored, and there are so many dead letters now, if that changed.
+    pub fn dead_letters_stored(&mut self, changes: &DeadLetterChanges, count: Option<u64>) {
+        self.dead_letters = count.unwrap_or(self.dead_letters);
         let pending = &mut self.dead_letter_changes;
         pending.removed.drain(..changes.removed.len());
         pending.added.drain(..changes.added.len());
@@ -391,6 +414,7 @@ impl Dispatch {
             in_flight: self.streams.values().map(|stream| stream.held).sum(),
             dead_letters: self.dead_letters,
             streams: self.streams.len(),
+            gaps: self.gaps,
             last_gap_at: self.last_gap_at,
             counts: self.counts,
         }
@@ -408,6 +432,7 @@ impl Dispatch {
             max_unacknowledged,
             auto_acknowledge,
             held: 0,
+            last_lease: 0,
             taken: None,
             waits: false,
             woken: false,
@@ -463,7 +488,7 @@ impl Dispatch {
     /// A stream looks by itself and waits no more.
     fn looks(&mut self, id: StreamId) {
         if let Some(stream) = self.streams.get_mut(&id) {
-            self.waiting.remove(&(stream.held, id));
+            self.waiting.remove(&stream.place_in_line(id));
             self.woken -= usize::from(stream.woken);
             (stream.waits, stream.woken) = (false, false);
         }
@@ -479,7 +504,7 @@ impl Dispatch {
     fn line_up(&mut self, id: StreamId) {
         let lines_up = |stream: &&Stream| stream.waits && !stream.woken && self.is_free(stream);
         if let Some(stream) = self.streams.get(&id).filter(lines_up) {
-            self.waiting.insert((stream.held, id));
+            self.waiting.insert(stream.place_in_line(id));
         }
     }
 
@@ -517,18 +542,16 @@ impl Dispatch {
         let stream = self.streams.get_mut(&id)?;
         let under_way = self.under_way.get_mut(&sequence)?;
         let lease = self.next_lease;
-        self.next_lease = self.next_lease.wrapping_add(1);
+        self.next_lease += 1;
         under_way.attempts += 1;
         let attempt = under_way.attempts;
         self.counts.redeliveries += u64::from(attempt > 1);
         stream.held += 1;
+        stream.last_lease = lease;
         stream.taken = stream.auto_acknowledge.then_some(sequence);
         let deadline = (!stream.auto_acknowledge).then(|| now.instant + self.settings.ack_deadline);
-        under_way.state = State::Leased {
-            stream: id,
-            lease,
-            deadline,
-        };
+        under_way.lease = Some(lease);
+        under_way.state = State::Leased { stream: id, deadline };
         if let Some(deadline) = deadline {
             self.set_timer(deadline, sequence);
         }
@@ -554,10 +577,13 @@ impl Dispatch {
         let Some(under_way) = under_way.filter(|_| id.generation == self.generation) else {
             return Acknowledged::Late;
         };
+        if under_way.lease.is_some_and(|lease| lease != id.lease) {
+            return Acknowledged::Late;
+        }
         let held = match under_way.state {
-            State::Leased { lease, .. } if lease == id.lease => true,
-            State::Leased { .. } | State::HeldBack => return Acknowledged::Late,
+            State::Leased { .. } => true,
             State::Waiting { .. } | State::Ready => false,
+            State::HeldBack => return Acknowledged::Late,
         };
         match outcome {
             Outcome::Done => {
@@ -606,7 +632,8 @@ impl Dispatch {
         let Some(under_way) = self.under_way.get_mut(&id.sequence) else {
             return;
         };
-        if matches!(under_way.state, State::Leased { lease, .. } if lease == id.lease) {
+        let is_leased = matches!(under_way.state, State::Leased { .. });
+        if is_leased && under_way.lease == Some(id.lease) {
             under_way.attempts -= 1;
             let until = now.instant + limits::READ_AGAIN_DELAY;
             self.enter(id.sequence, State::Waiting { until });
@@ -640,7 +667,6 @@ impl Dispatch {
 
     /// Forgets a dead letter.
     pub fn forget_dead_letter(&mut self, sequence: Sequence) {
-        self.dead_letters = self.dead_letters.saturating_sub(1);
         self.dead_letter_changes.removed.push(sequence);
     }
 
@@ -718,7 +744,9 @@ impl Dispatch {
         }
         self.wake();
         self.fed_up = !self.has_room();
-        self.next_due = self.timers.first().map(|&(due, _)| due);
+        let lookout = self.watch_the_woken(now);
+        let timer = self.timers.first().map(|&(due, _)| due);
+        self.next_due = timer.into_iter().chain(lookout).min();
         Plan {
             feed: self.feed,
             after: self.read_through,
@@ -727,6 +755,26 @@ impl Dispatch {
             due: self.next_due,
             changed,
         }
+    }
+
+    /// A stream whose connection is clogged does not look when it is woken. After a while it is no longer waited for, and
+    /// another is woken in its place. When to see after that, if somebody is woken.
+    fn watch_the_woken(&mut self, now: Moment) -> Option<Instant> {
+        let since = *self.woken_since.get_or_insert(now.instant);
+        if self.woken > 0 && now.instant >= since + limits::WOKEN_STREAM_PATIENCE {
+            for stream in self.streams.values_mut().filter(|stream| stream.woken) {
+                // It was told, and looks by itself when it can.
+                (stream.woken, stream.waits) = (false, false);
+            }
+            self.woken = 0;
+            self.woken_since = Some(now.instant);
+            self.wake();
+        }
+        if self.woken == 0 {
+            self.woken_since = None;
+        }
+        self.woken_since
+            .map(|since| since + limits::WOKEN_STREAM_PATIENCE)
     }
 
     /// Takes in the next event of a feed.
@@ -776,14 +824,17 @@ impl Dispatch {
         } else {
             0
         };
-        for _ in 0..self.ready.len() + fresh {
-            let Some((_, id)) = self.waiting.pop_first() else {
+        // Nobody is woken for what another was woken for, or the one that holds the fewest would race for it.
+        for _ in self.woken..self.ready.len() + fresh {
+            let Some((.., id)) = self.waiting.pop_first() else {
                 return;
             };
             if let Some(stream) = self.streams.get_mut(&id) {
                 stream.notify.notify_one();
                 stream.woken = true;
                 self.woken += 1;
+                // It has to see that the stream looks.
+                self.feeder.notify_one();
             }
         }
     }
@@ -827,6 +878,7 @@ impl Dispatch {
         }
         let under_way = UnderWay {
             attempts,
+            lease: None,
             entity_id,
             state: State::HeldBack,
         };
@@ -851,7 +903,7 @@ impl Dispatch {
     /// Undoes what the state of an event is known by.
     fn leave(&mut self, sequence: Sequence) {
         match self.under_way.get(&sequence).map(|under_way| under_way.state) {
-            Some(State::Leased { stream, deadline, .. }) => {
+            Some(State::Leased { stream, deadline }) => {
                 if let Some(deadline) = deadline {
                     self.timers.remove(&(deadline, sequence));
                 }
@@ -868,7 +920,7 @@ impl Dispatch {
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
-        self.waiting.remove(&(stream.held, id));
+        self.waiting.remove(&stream.place_in_line(id));
         stream.held -= 1;
         self.line_up(id);
     }
@@ -923,7 +975,6 @@ impl Dispatch {
         let Some(under_way) = self.under_way.get(&sequence) else {
             return;
         };
-        self.dead_letters += 1;
         self.dead_letter_changes.added.push(DeadLetter {
             sequence,
             attempts: under_way.attempts,

@@ -147,9 +147,10 @@ impl SubscriptionStore for SqliteSubscriptionStore {
         Ok(())
     }
 
-    fn commit(&self, changes: &[Changes]) -> Result<(), StoreError> {
+    fn commit(&self, changes: &[Changes]) -> Result<Vec<Option<u64>>, StoreError> {
         let mut connection = self.0.lock();
         let transaction = connection.transaction()?;
+        let mut counts = Vec::with_capacity(changes.len());
         {
             let mut update = transaction.prepare_cached(
                 "UPDATE places SET generation = ?2, position = ?3, under_way = ?4 WHERE id = ?1",
@@ -158,6 +159,7 @@ impl SubscriptionStore for SqliteSubscriptionStore {
                 transaction.prepare_cached("DELETE FROM dead_letters WHERE id = ?1 AND sequence = ?2")?;
             let mut add = transaction
                 .prepare_cached("INSERT OR REPLACE INTO dead_letters VALUES (?1, ?2, ?3, ?4, ?5)")?;
+            let mut count = transaction.prepare_cached("SELECT count(*) FROM dead_letters WHERE id = ?1")?;
             for Changes {
                 id,
                 place,
@@ -171,7 +173,8 @@ impl SubscriptionStore for SqliteSubscriptionStore {
                     place.position.get().cast_signed(),
                     to_columns(&place.under_way).encode_to_vec(),
                 ])?;
-                if known == 0 {
+                if known == 0 || dead_letters.is_empty() {
+                    counts.push(None);
                     continue;
                 }
                 for sequence in &dead_letters.removed {
@@ -186,10 +189,11 @@ impl SubscriptionStore for SqliteSubscriptionStore {
                         letter.at.as_microsecond(),
                     ])?;
                 }
+                counts.push(Some(count.query_row([id], |row| number(row, 0))?));
             }
         }
         transaction.commit()?;
-        Ok(())
+        Ok(counts)
     }
 
     fn dead_letters(

@@ -55,8 +55,8 @@ pub trait SubscriptionStore: Send + Sync + 'static {
     fn update(&self, id: u64, settings: &Settings) -> Result<(), StoreError>;
     /// Removes one and all of its dead letters.
     fn delete(&self, id: u64) -> Result<(), StoreError>;
-    /// Stores what is new of several, all of it or nothing.
-    fn commit(&self, changes: &[Changes]) -> Result<(), StoreError>;
+    /// Stores what is new of several, all of it or nothing. How many dead letters each has then, if that may have changed.
+    fn commit(&self, changes: &[Changes]) -> Result<Vec<Option<u64>>, StoreError>;
     /// Dead letters of one in a range, in a direction, at most so many.
     fn dead_letters(
         &self,

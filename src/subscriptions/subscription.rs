@@ -237,9 +237,11 @@ impl Subscription {
         })
     }
 
-    /// These changes are durable.
-    pub(super) fn saved(&self, changes: Changes) {
-        self.dispatch.lock().dead_letters_stored(&changes.dead_letters);
+    /// These changes are durable, and there are so many dead letters now, if that changed.
+    pub(super) fn saved(&self, changes: Changes, dead_letters: Option<u64>) {
+        self.dispatch
+            .lock()
+            .dead_letters_stored(&changes.dead_letters, dead_letters);
         *self.saved.lock() = changes.place;
     }
 

@@ -41,6 +41,9 @@ pub struct Survey {
 #[derive(Clone, Copy, Debug)]
 struct Count {
     feed: u64,
+    gaps: u64,
+    /// Nothing up to here was counted.
+    after: Sequence,
     /// What the dispatch had taken when this was counted.
     taken: u64,
     /// How far was counted.
@@ -63,9 +66,13 @@ impl Survey {
         let tail = log.bounds().tail;
         let standing = subscription.standing();
         let (taken, feed) = (standing.counts.taken, standing.feed);
-        // Of another feed, or overtaken by the streams: nothing of it helps.
+        // Of another feed, overtaken by the streams or by retention: nothing of it helps.
         let same_feed = last.filter(|count| count.feed == feed);
-        let before = same_feed.filter(|count| count.through >= standing.position);
+        let trimmed = log.bounds().trimmed;
+        let before = same_feed.filter(|count| {
+            let all_kept = trimmed <= count.after && count.gaps == standing.gaps;
+            all_kept && count.through >= standing.position
+        });
         let (through, to_come) = match before {
             Some(count) => (count.through, count.to_come.saturating_sub(taken - count.taken)),
             None => (standing.position, 0),
@@ -84,6 +91,8 @@ impl Survey {
         let oldest = oldest(log, &standing, to_come, range.through, known).await?;
         *last = Some(Count {
             feed,
+            gaps: standing.gaps,
+            after: standing.position.max(trimmed),
             taken,
             through: range.through,
             to_come,

@@ -115,7 +115,7 @@ impl Bench {
         for (id, stream) in &dispatch.streams {
             assert_eq!(held.remove(id).unwrap_or_default(), stream.held);
             let lines_up = stream.waits && !stream.woken && dispatch.is_free(stream);
-            assert_eq!(dispatch.waiting.contains(&(stream.held, *id)), lines_up);
+            assert_eq!(dispatch.waiting.contains(&stream.place_in_line(*id)), lines_up);
         }
         assert!(held.is_empty(), "a stream that is gone holds something");
         assert!(dispatch.waiting.len() <= dispatch.streams.len());
@@ -181,6 +181,55 @@ fn whoever_holds_the_fewest_is_woken_first() {
 }
 
 #[test]
+fn of_those_that_hold_as_many_the_one_that_took_one_least_recently_is_woken() {
+    let mut bench = Bench::new(settings());
+    let streams = [bench.open(), bench.open(), bench.open()];
+    streams
+        .iter()
+        .for_each(|&stream| assert_eq!(bench.take(stream), None));
+    let mut turns = Vec::new();
+    for _ in 0..6 {
+        bench.feed(1);
+        let woken = streams
+            .iter()
+            .position(|id| bench.dispatch.streams[id].woken)
+            .unwrap();
+        let (_, _, id) = bench.take(streams[woken]).unwrap();
+        bench.acknowledge(id, Outcome::Done);
+        assert_eq!(bench.take(streams[woken]), None);
+        turns.push(woken);
+    }
+    assert_eq!(turns, [0, 1, 2, 0, 1, 2]);
+}
+
+#[test]
+fn one_event_wakes_one_stream_and_another_only_if_that_one_does_not_look() {
+    let mut bench = Bench::new(settings());
+    let streams = [bench.open(), bench.open(), bench.open()];
+    streams
+        .iter()
+        .for_each(|&stream| assert_eq!(bench.take(stream), None));
+    bench.feed(1);
+    let woken = |bench: &Bench| streams.map(|id| bench.dispatch.streams[&id].woken);
+    for _ in 0..3 {
+        bench.pass(Duration::ZERO);
+        assert_eq!(woken(&bench), [true, false, false]);
+    }
+    let plan = bench.pass(limits::WOKEN_STREAM_PATIENCE);
+    assert_eq!(woken(&bench), [false, true, false]);
+    bench.check();
+    assert_eq!(plan.due, Some(bench.now.instant + limits::WOKEN_STREAM_PATIENCE));
+    bench.take(streams[1]).unwrap();
+    assert_eq!(bench.take(streams[0]), None);
+    bench.check();
+    // A timer of the lease is all that is left.
+    assert_eq!(
+        bench.pass(Duration::ZERO).due,
+        Some(bench.now.instant + settings().ack_deadline)
+    );
+}
+
+#[test]
 fn a_deadline_that_passes_hands_the_event_on_and_makes_the_acknowledgement_late() {
     let mut bench = Bench::new(settings());
     let (slow, other) = (bench.open(), bench.open());
@@ -210,6 +259,19 @@ fn done_is_accepted_after_the_deadline_while_nobody_else_has_the_event_and_nothi
     assert_eq!(bench.acknowledge(id, Outcome::Done), Acknowledged::Accepted);
     bench.pass(Duration::from_secs(60));
     assert_eq!(bench.take(stream), None);
+}
+
+#[test]
+fn done_is_late_once_somebody_else_was_handed_the_event_also_when_that_one_failed() {
+    let mut bench = Bench::new(settings());
+    let (one, other) = (bench.open(), bench.open());
+    bench.feed(1);
+    let (_, _, first) = bench.take(one).unwrap();
+    bench.acknowledge(first, Outcome::Retry(Some(Duration::ZERO)));
+    let (_, _, second) = bench.take(other).unwrap();
+    bench.acknowledge(second, Outcome::Retry(None));
+    assert_eq!(bench.acknowledge(first, Outcome::Done), Acknowledged::Late);
+    assert_eq!(bench.acknowledge(second, Outcome::Done), Acknowledged::Accepted);
 }
 
 #[test]
@@ -264,7 +326,6 @@ fn the_last_attempt_that_fails_puts_aside_or_discards_or_goes_on() {
             bench.acknowledge(id, Outcome::Retry(Some(Duration::ZERO)));
         }
         assert_eq!(bench.take(stream).is_some(), left);
-        assert_eq!(bench.dispatch.standing().dead_letters, dead);
         let added = bench.dispatch.dead_letter_changes().added;
         assert_eq!(added.len() as u64, dead);
         assert!(
@@ -285,7 +346,7 @@ fn a_dead_letter_comes_again_with_all_its_attempts() {
     assert_eq!(bench.take(stream), None);
     let letter = (Sequence::new(1), Some(event(1).event));
     assert_eq!(bench.dispatch.replay([letter]), 1);
-    assert_eq!(bench.dispatch.standing().dead_letters, 0);
+    assert_eq!(bench.dispatch.dead_letter_changes().removed, [Sequence::new(1)]);
     let (sequence, attempt, _) = bench.take(stream).unwrap();
     assert_eq!((sequence, attempt), (1, 1));
 }
@@ -491,7 +552,8 @@ impl Model {
             self.dead.insert(letter.sequence.get());
             self.settled.insert(letter.sequence.get());
         }
-        self.bench.dispatch.dead_letters_stored(&changes);
+        let count = self.dead.len() as u64;
+        self.bench.dispatch.dead_letters_stored(&changes, Some(count));
     }
 
     fn take(&mut self, stream: StreamId) {

@@ -330,6 +330,15 @@ fn next_steps(
     if let Some(event) = last {
         writeln!(out, "  {program} tail{at} --after {} --json", event.cursor)?;
     }
+    writeln!(
+        out,
+        "  # share events between replicas: each goes to one, and again to another until it is handled"
+    )?;
+    writeln!(out, "  {program} subscription create work{at} --from-start")?;
+    writeln!(
+        out,
+        "  {program} tail{at} --subscription work --exec 'echo \"$HOOKSTREAM_EVENT_TYPE\"'"
+    )?;
     writeln!(out, "  # the service itself")?;
     writeln!(out, "  {program} serve --help\n")?;
     writeln!(out, "Serving until Ctrl-C.")?;

@@ -11,6 +11,7 @@ use std::{
 use anyhow::Context;
 use backon::Retryable;
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::{io::AsyncWriteExt, process::Command, time::MissedTickBehavior};
 
 use super::{
@@ -27,6 +28,8 @@ use crate::grpc::proto::{
     subscribe_events_response::Frame,
 };
 
+/// Events that are held while they are printed, if the subscription allows as many.
+const EVENTS_HELD_MAX: usize = 1000;
 /// `EX_DATAERR`: the event cannot be handled, now or ever.
 const NEVER: i32 = 65;
 /// What a shell says of a process that an interrupt ended.
@@ -86,7 +89,9 @@ impl Work {
             subscription: self.subscription.clone(),
         };
         let extend_every = acknowledger.ack_deadline().await? / 3;
-        let most = self.command.as_ref().map_or(0, |_| self.parallel);
+        let at_once = self.command.as_ref().map_or(EVENTS_HELD_MAX, |_| self.parallel);
+        // No more than are worked off: what is held at the end counts as a failed attempt.
+        let most = self.count.clamp(1, at_once as u64);
         let request = SubscribeEventsRequest {
             subscription: self.subscription.clone(),
             max_unacknowledged: i32::try_from(most).unwrap_or(i32::MAX),
@@ -170,19 +175,26 @@ impl Job {
     /// Runs the command, with the event on its standard input; the deadline moves for as long as it runs.
     async fn run_command(&self) -> anyhow::Result<ExitStatus> {
         let event = &self.event;
+        let attempt = self.attempt.to_string();
+        let variables = [
+            ("HOOKSTREAM_EVENT_ID", event.id.as_str()),
+            ("HOOKSTREAM_EVENT_TYPE", &event.type_name),
+            ("HOOKSTREAM_ENTITY_ID", &event.entity_id),
+            ("HOOKSTREAM_CALLBACK_ID", &event.callback_id),
+            ("HOOKSTREAM_ENDPOINT", &event.endpoint),
+            ("HOOKSTREAM_DELIVERY_ATTEMPT", &attempt),
+        ];
+        // JSON may hold what a variable cannot; standard input has it.
+        let can_be = |(_, value): &(&str, &str)| !value.contains('\0');
         let mut child = Command::new("sh")
             .arg("-c")
             .arg(&self.command)
-            .env("HOOKSTREAM_EVENT_ID", &event.id)
-            .env("HOOKSTREAM_EVENT_TYPE", &event.type_name)
-            .env("HOOKSTREAM_ENTITY_ID", &event.entity_id)
-            .env("HOOKSTREAM_CALLBACK_ID", &event.callback_id)
-            .env("HOOKSTREAM_ENDPOINT", &event.endpoint)
-            .env("HOOKSTREAM_DELIVERY_ATTEMPT", self.attempt.to_string())
+            .envs(variables.into_iter().filter(can_be))
             .stdin(Stdio::piped())
-            .kill_on_drop(true)
+            .process_group(0)
             .spawn()
             .context("`sh` cannot be started")?;
+        let group = Group(child.id().and_then(|id| Pid::from_raw(id.cast_signed())));
         let input = output::json(event)? + "\n";
         let stdin = child.stdin.take();
         let fed_and_ended = async {
@@ -198,12 +210,28 @@ impl Job {
         ticks.tick().await;
         loop {
             tokio::select! {
-                ended = &mut fed_and_ended => return ended.context("the command is lost"),
+                ended = &mut fed_and_ended => {
+                    // What it left running in the background is its own affair.
+                    std::mem::forget(group);
+                    return ended.context("the command is lost");
+                }
                 _ = ticks.tick() => {
                     let extend = Outcome::Extend(Extend { by: None });
                     self.acknowledger.say(vec![self.ack_id.clone()], extend).await?;
                 }
             }
+        }
+    }
+}
+
+/// A command with all that it started. Dropping it ends them.
+struct Group(Option<Pid>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(leader) = self.0 {
+            // It may have ended meanwhile.
+            let _ = kill_process_group(leader, Signal::KILL);
         }
     }
 }

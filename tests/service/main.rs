@@ -27,6 +27,7 @@ mod process;
 #[path = "../schemas/requests.rs"]
 mod schemas;
 mod secrecy;
+mod shell;
 mod streams;
 mod subscriptions;
 mod tls;

@@ -372,7 +372,9 @@ async fn a_replaced_certificate_serves_new_connections_and_breaks_no_stream() {
 async fn a_replaced_certificate_of_no_use_is_told_once_and_not_served() {
     let secured = Secured::start();
     let before = secured.served().await;
-    fs::write(secured.path("server.key"), "no key").unwrap();
+    // At once: a file that is read while it is written is another one of no use.
+    fs::write(secured.path("new.key"), "no key").unwrap();
+    fs::rename(secured.path("new.key"), secured.path("server.key")).unwrap();
     for _ in 0..2 {
         secured.service.signal("HUP");
     }

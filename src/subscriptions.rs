@@ -115,6 +115,8 @@ impl Subscriptions {
                     position: bounds.trimmed,
                     under_way: Vec::new(),
                 };
+                stored.dead_letters = 0;
+                store.relocate(stored.id, hub.log().log_id(), &stored.place)?;
             } else if stored.place.position > bounds.tail {
                 tracing::error!(subscription = %stored.name, "its place is past the end of the log, which must have lost events; it goes on there");
                 stored.place.position = bounds.tail;
@@ -420,3 +422,6 @@ impl Subscriptions {
 fn first_lease() -> u64 {
     rand::random::<u64>() >> 1
 }
+
+#[cfg(test)]
+mod tests;

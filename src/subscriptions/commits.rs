@@ -3,6 +3,9 @@
 //!
 //! What is written is how a subscription stands at that moment, so a batch holds each subscription once, whatever number of
 //! acknowledgements it answers for.
+//!
+//! A commit that failed is tried again, other than an append of the log: the storage has taken all of it back and writes all
+//! of it anew, so that the next sync covers it whatever became of the pages of the one that failed.
 
 use std::{
     collections::HashMap,

@@ -137,6 +137,28 @@ impl SubscriptionStore for SqliteSubscriptionStore {
         Ok(())
     }
 
+    fn relocate(&self, id: u64, log_id: LogId, place: &Place) -> Result<(), StoreError> {
+        let mut connection = self.0.lock();
+        let transaction = connection.transaction()?;
+        let id = id.cast_signed();
+        transaction.execute(
+            "UPDATE subscriptions SET log_id = ?2 WHERE id = ?1",
+            [id, log_id.get().cast_signed()],
+        )?;
+        transaction.execute(
+            "UPDATE places SET generation = ?2, position = ?3, under_way = ?4 WHERE id = ?1",
+            params![
+                id,
+                place.generation.cast_signed(),
+                place.position.get().cast_signed(),
+                to_columns(&place.under_way).encode_to_vec(),
+            ],
+        )?;
+        transaction.execute("DELETE FROM dead_letters WHERE id = ?1", [id])?;
+        transaction.commit()?;
+        Ok(())
+    }
+
     fn delete(&self, id: u64) -> Result<(), StoreError> {
         let mut connection = self.0.lock();
         let transaction = connection.transaction()?;

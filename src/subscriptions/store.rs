@@ -53,6 +53,8 @@ pub trait SubscriptionStore: Send + Sync + 'static {
     fn create(&self, subscription: &Stored) -> Result<(), StoreError>;
     /// Replaces the terms of one.
     fn update(&self, id: u64, settings: &Settings) -> Result<(), StoreError>;
+    /// Puts one at a place in another log; its dead letters, which were in the log before, go.
+    fn relocate(&self, id: u64, log_id: LogId, place: &Place) -> Result<(), StoreError>;
     /// Removes one and all of its dead letters.
     fn delete(&self, id: u64) -> Result<(), StoreError>;
     /// Stores what is new of several, all of it or nothing. How many dead letters each has then, if that may have changed.

@@ -167,7 +167,8 @@ impl Subscription {
             ids.iter().map(answer).collect()
         };
         let is_stored = !matches!(outcome, Outcome::Extend(_));
-        if is_stored && answers.contains(&Acknowledged::Accepted) {
+        // What is late may be the repetition of a call whose commit failed, and has to be as true.
+        if is_stored && answers.iter().any(|answer| *answer != Acknowledged::Unknown) {
             self.commits.wait(self.ask()).await?;
         }
         Ok(answers)

@@ -11,7 +11,10 @@ use std::{
     },
 };
 
-use crate::harness::{Hookstream, body, until};
+use hookstream::grpc::proto::{AcknowledgementResult::Late, Subscription};
+use tonic::Code;
+
+use crate::harness::{Hookstream, acknowledge, body, done, part_in, reason, until};
 
 /// Builds the library; `cc` is there wherever this crate builds, because SQLite needs it.
 fn library(directory: &Path) -> PathBuf {
@@ -190,4 +193,50 @@ async fn i1_a_program_that_writes_beside_the_writer_does_not_close_the_log() {
     }
     stop.store(true, Ordering::SeqCst);
     other.join().unwrap();
+}
+
+/// An acknowledgement on a disk that fails like this is refused, and holds once the disk is well.
+async fn i9_an_acknowledgement_is_answered_when_it_is_on_disk_and_not_before(fault: &str) {
+    let disk = Disk::start();
+    let sender = disk.service.endpoint("dev").await;
+    let terms = Subscription {
+        min_retry_delay: Some(prost_types::Duration::default()),
+        ..Subscription::default()
+    };
+    disk.service.subscription("work", terms).await;
+    for number in 0..2 {
+        assert_eq!(sender.deliver(body("avatar_video.success", number)).await, 200);
+    }
+    let mut stream = disk.service.subscribe(part_in("work")).await;
+    let (first, second) = (stream.delivery().await, stream.delivery().await);
+    let mut client = disk.service.client().await;
+    disk.fail(fault);
+    let refused = acknowledge(&mut client, "work", vec![first.ack_id.clone()], done()).await;
+    let refused = refused.unwrap_err();
+    assert_eq!(
+        (refused.code(), reason(&refused).as_str()),
+        (Code::Unavailable, "LOG_UNAVAILABLE")
+    );
+    disk.heal();
+    // It was taken note of, and is durable as soon as something can be.
+    until("the repetition is answered", async || {
+        let again = acknowledge(&mut client, "work", vec![first.ack_id.clone()], done()).await;
+        again.is_ok_and(|results| results == [Late])
+    })
+    .await;
+    let service = disk.kill_and_restart();
+    let mut stream = service.subscribe(part_in("work")).await;
+    let again = stream.delivery().await;
+    assert_eq!(again.event, second.event);
+    stream.silence().await;
+}
+
+#[tokio::test]
+async fn i9_holds_on_a_full_disk() {
+    i9_an_acknowledgement_is_answered_when_it_is_on_disk_and_not_before("full").await;
+}
+
+#[tokio::test]
+async fn i9_holds_when_syncs_fail() {
+    i9_an_acknowledgement_is_answered_when_it_is_on_disk_and_not_before("sync").await;
 }

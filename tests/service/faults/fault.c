@@ -1,5 +1,5 @@
-/* Makes writes or syncs of the log's files fail while the file named by FAULT_TRIGGER exists. Its content says what fails:
- * "sync" (fsync, fdatasync: EIO), "full" (writes: ENOSPC), "write" (writes: EIO) or
+/* Makes writes or syncs of the files of the log and of subscriptions fail while the file named by FAULT_TRIGGER exists. Its
+ * content says what fails: "sync" (fsync, fdatasync: EIO), "full" (writes: ENOSPC), "write" (writes: EIO) or
  * "lie" (writes that say they succeeded and did nothing). Sockets and other files are left alone. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -24,7 +24,7 @@ static int fails(const char *what, int fd) {
     length = readlink(link, path, sizeof path - 1);
     if (length < 0) return 0;
     path[length] = 0;
-    return strstr(path, "/log.db") != NULL;
+    return strstr(path, "/log.db") != NULL || strstr(path, "/subscriptions.db") != NULL;
 }
 
 #define NEXT(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))

@@ -12,15 +12,19 @@
 //! Every matching event up to the *position* is either settled or *under way*: leased, waiting, ready or held back. So the
 //! position and the events under way are all there is to remember, and both are bounded whatever the backlog is.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque, hash_map::Entry},
-    sync::Arc,
-    time::Duration,
-};
+mod line;
+mod under_way;
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use tokio::{sync::Notify, time::Instant};
 
+pub use self::line::StreamId;
+use self::{
+    line::Line,
+    under_way::{Event, State, UnderWay},
+};
 use super::{
     dead_letters::{DeadLetter, Reason},
     settings::{AfterMaxAttempts, Ordering, Settings},
@@ -92,10 +96,6 @@ impl DeadLetterChanges {
         self.removed.is_empty() && self.added.is_empty()
     }
 }
-
-/// One stream of the subscription.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct StreamId(u64);
 
 /// An event handed out to a stream.
 #[derive(Clone, Debug)]
@@ -183,21 +183,10 @@ pub struct Dispatch {
     fed_up: bool,
     /// The feed has reached the end of the log.
     live: bool,
-    under_way: BTreeMap<Sequence, UnderWay>,
-    ready: BTreeSet<Sequence>,
-    timers: BTreeSet<(Instant, Sequence)>,
+    under_way: UnderWay,
     /// Until when the feeder sleeps.
     next_due: Option<Instant>,
-    entities: HashMap<Arc<str>, Entity>,
-    streams: HashMap<StreamId, Stream>,
-    /// Streams that wait and have room: those that hold the fewest events first, and of these the one that took one least
-    /// recently.
-    waiting: BTreeSet<(usize, u64, StreamId)>,
-    /// How many streams were woken and have not looked yet.
-    woken: usize,
-    /// Since when that is so, as far as the feeder has seen.
-    woken_since: Option<Instant>,
-    next_stream: u64,
+    line: Line,
     next_lease: u64,
     dead_letters: u64,
     dead_letter_changes: DeadLetterChanges,
@@ -223,7 +212,7 @@ pub struct Counts {
 /// How a subscription stands, as far as the dispatch knows.
 #[derive(Clone, Debug)]
 pub struct Standing {
-    /// The filter.
+    /// The terms.
     pub settings: Arc<Settings>,
     /// Which feed.
     pub feed: u64,
@@ -247,60 +236,6 @@ pub struct Standing {
     pub counts: Counts,
 }
 
-#[derive(Debug)]
-struct UnderWay {
-    /// How often it was handed out.
-    attempts: u32,
-    /// When it was last handed out, under what; `None` if this process has not yet.
-    lease: Option<u64>,
-    entity_id: Arc<str>,
-    state: State,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Leased {
-        stream: StreamId,
-        /// `None` for a stream that acknowledges by taking the next.
-        deadline: Option<Instant>,
-    },
-    Waiting {
-        until: Instant,
-    },
-    Ready,
-    HeldBack,
-}
-
-/// The events under way of one entity.
-#[derive(Debug)]
-struct Entity {
-    /// The one that may be handed out.
-    current: Sequence,
-    held_back: BTreeSet<Sequence>,
-}
-
-#[derive(Debug)]
-struct Stream {
-    max_unacknowledged: usize,
-    auto_acknowledge: bool,
-    held: usize,
-    /// Under which lease it took one last.
-    last_lease: u64,
-    /// What it took last, if it acknowledges that by asking for more.
-    taken: Option<Sequence>,
-    /// It asked in vain and has not asked again.
-    waits: bool,
-    /// It was told to ask again.
-    woken: bool,
-    notify: Arc<Notify>,
-}
-
-impl Stream {
-    fn place_in_line(&self, id: StreamId) -> (usize, u64, StreamId) {
-        (self.held, self.last_lease, id)
-    }
-}
-
 impl Dispatch {
     /// A dispatch that goes on at a place. `first_lease` has to be another one in every process, far from the largest number.
     pub fn restore(
@@ -321,16 +256,9 @@ impl Dispatch {
             fresh_bytes: 0,
             fed_up: false,
             live: false,
-            under_way: BTreeMap::new(),
-            ready: BTreeSet::new(),
-            timers: BTreeSet::new(),
+            under_way: UnderWay::default(),
             next_due: None,
-            entities: HashMap::new(),
-            streams: HashMap::new(),
-            waiting: BTreeSet::new(),
-            woken: 0,
-            woken_since: None,
-            next_stream: 0,
+            line: Line::default(),
             next_lease: first_lease,
             dead_letters,
             dead_letter_changes: DeadLetterChanges::default(),
@@ -347,8 +275,13 @@ impl Dispatch {
                 Some(until) => State::Waiting { until },
                 None => State::Ready,
             };
-            dispatch.begin(saved.sequence, saved.attempts, saved.entity_id, state);
+            dispatch
+                .under_way
+                .begin(saved.sequence, saved.attempts, saved.entity_id, state);
         }
+        dispatch
+            .line
+            .set_most(dispatch.settings.max_unacknowledged_per_stream);
         dispatch
     }
 
@@ -370,17 +303,17 @@ impl Dispatch {
 
     /// What to remember.
     pub fn place(&self, now: Moment) -> Place {
-        let saved = |(&sequence, under_way): (&Sequence, &UnderWay)| {
-            let (underway_now, retry_at) = match under_way.state {
+        let saved = |(sequence, event): (Sequence, &Event)| {
+            let (attempts_now, retry_at) = match event.state {
                 State::Leased { .. } => (1, None),
                 State::Waiting { until } => (0, Some(now.time_of(until))),
                 State::Ready | State::HeldBack => (0, None),
             };
             SavedEvent {
                 sequence,
-                attempts: under_way.attempts - underway_now,
+                attempts: event.attempts - attempts_now,
                 retry_at,
-                entity_id: Arc::clone(&under_way.entity_id),
+                entity_id: Arc::clone(&event.entity_id),
             }
         };
         Place {
@@ -410,10 +343,10 @@ impl Dispatch {
             feed: self.feed,
             position: self.position(),
             under_way: self.under_way.len(),
-            oldest_under_way: self.under_way.keys().next().copied(),
-            in_flight: self.streams.values().map(|stream| stream.held).sum(),
+            oldest_under_way: self.under_way.oldest(),
+            in_flight: self.line.held(),
             dead_letters: self.dead_letters,
-            streams: self.streams.len(),
+            streams: self.line.len(),
             gaps: self.gaps,
             last_gap_at: self.last_gap_at,
             counts: self.counts,
@@ -426,36 +359,16 @@ impl Dispatch {
         max_unacknowledged: usize,
         auto_acknowledge: bool,
     ) -> (StreamId, Arc<Notify>) {
-        let id = StreamId(self.next_stream);
-        self.next_stream += 1;
-        let stream = Stream {
-            max_unacknowledged,
-            auto_acknowledge,
-            held: 0,
-            last_lease: 0,
-            taken: None,
-            waits: false,
-            woken: false,
-            notify: Arc::default(),
-        };
-        let notify = Arc::clone(&stream.notify);
-        self.streams.insert(id, stream);
-        (id, notify)
+        self.line.open(max_unacknowledged, auto_acknowledge)
     }
 
     /// Ends a stream's part; what it holds failed. Whether it was the last.
     pub fn close_stream(&mut self, id: StreamId, now: Moment) -> bool {
-        let held = |(&sequence, under_way): (&Sequence, &UnderWay)| match under_way.state {
-            State::Leased { stream, .. } if stream == id => Some(sequence),
-            _ => None,
-        };
-        let held: Vec<_> = self.under_way.iter().filter_map(held).collect();
-        for sequence in held {
+        for sequence in self.under_way.held_by(id) {
             self.fail(sequence, None, now);
         }
-        self.looks(id);
-        self.streams.remove(&id);
-        let last = self.streams.is_empty();
+        self.line.close(id);
+        let last = self.line.len() == 0;
         if last {
             // Nobody feeds it any more; the next feed starts where this one got.
             self.restart_feed(self.position());
@@ -466,95 +379,26 @@ impl Dispatch {
 
     /// Hands the next event to a stream that has room. If there is none, the stream is woken when there is.
     pub fn take(&mut self, id: StreamId, now: Moment) -> Option<Lease> {
-        self.looks(id);
-        let has_room = self.streams.get(&id).is_some_and(|stream| self.is_free(stream));
+        let has_room = self.line.looks(id);
         let found = if self.closed.is_some() || !has_room {
             None
-        } else if let Some(sequence) = self.ready.pop_first() {
+        } else if let Some(sequence) = self.under_way.next_ready() {
             Some((sequence, None))
         } else {
             self.take_fresh().map(|event| (event.sequence(), Some(event)))
         };
         let Some((sequence, event)) = found else {
-            self.streams.get_mut(&id)?.waits = true;
-            self.line_up(id);
+            self.line.waits(id);
             return None;
         };
-        let lease = self.lease(id, sequence, event, now);
-        self.wake();
-        lease
-    }
-
-    /// A stream looks by itself and waits no more.
-    fn looks(&mut self, id: StreamId) {
-        if let Some(stream) = self.streams.get_mut(&id) {
-            self.waiting.remove(&stream.place_in_line(id));
-            self.woken -= usize::from(stream.woken);
-            (stream.waits, stream.woken) = (false, false);
-        }
-    }
-
-    /// Whether a stream may hold another event.
-    fn is_free(&self, stream: &Stream) -> bool {
-        let most = self.settings.max_unacknowledged_per_stream;
-        stream.held < most.min(stream.max_unacknowledged)
-    }
-
-    /// Lets a stream that waits be woken, if it has room.
-    fn line_up(&mut self, id: StreamId) {
-        let lines_up = |stream: &&Stream| stream.waits && !stream.woken && self.is_free(stream);
-        if let Some(stream) = self.streams.get(&id).filter(lines_up) {
-            self.waiting.insert(stream.place_in_line(id));
-        }
-    }
-
-    /// Whether streams were woken that would find nothing if another took more before they look.
-    pub fn others_look(&self) -> bool {
-        self.woken > 0 && self.ready.len() + self.fresh.len() <= self.woken
-    }
-
-    /// The next event that was never handed out and that nothing holds back.
-    fn take_fresh(&mut self) -> Option<EncodedEvent> {
-        while self.under_way.len() < self.settings.max_unacknowledged {
-            let event = self.fresh.pop_front()?;
-            self.fresh_bytes -= event.bytes.len();
-            self.counts.taken += 1;
-            if self.fed_up && self.has_room() {
-                self.fed_up = false;
-                self.feeder.notify_one();
-            }
-            let entity_id = entity_id(&event.event, self.settings.ordering);
-            if self.begin(event.sequence(), 0, entity_id, State::Ready) {
-                self.ready.remove(&event.sequence());
-                return Some(event);
-            }
-        }
-        None
-    }
-
-    fn lease(
-        &mut self,
-        id: StreamId,
-        sequence: Sequence,
-        event: Option<EncodedEvent>,
-        now: Moment,
-    ) -> Option<Lease> {
-        let stream = self.streams.get_mut(&id)?;
-        let under_way = self.under_way.get_mut(&sequence)?;
         let lease = self.next_lease;
         self.next_lease += 1;
-        under_way.attempts += 1;
-        let attempt = under_way.attempts;
+        let must_acknowledge = self.line.takes(id, sequence, lease)?;
+        let deadline = must_acknowledge.then(|| now.instant + self.settings.ack_deadline);
+        let attempt = self.under_way.lease(sequence, id, deadline, lease);
         self.counts.redeliveries += u64::from(attempt > 1);
-        stream.held += 1;
-        stream.last_lease = lease;
-        stream.taken = stream.auto_acknowledge.then_some(sequence);
-        let deadline = (!stream.auto_acknowledge).then(|| now.instant + self.settings.ack_deadline);
-        under_way.lease = Some(lease);
-        under_way.state = State::Leased { stream: id, deadline };
-        if let Some(deadline) = deadline {
-            self.set_timer(deadline, sequence);
-        }
+        self.timers_changed();
+        self.wake();
         let ack_id = AckId {
             subscription: self.id,
             generation: self.generation,
@@ -568,19 +412,42 @@ impl Dispatch {
         })
     }
 
+    /// Whether streams were woken that would find nothing if another took more before they look.
+    pub fn others_look(&self) -> bool {
+        self.line.woken() > 0 && self.deliverable() <= self.line.woken()
+    }
+
+    /// The next event that was never handed out and that nothing holds back.
+    fn take_fresh(&mut self) -> Option<EncodedEvent> {
+        while self.under_way.len() < self.settings.max_unacknowledged {
+            let event = self.fresh.pop_front()?;
+            self.fresh_bytes -= event.bytes.len();
+            self.counts.taken += 1;
+            if self.fed_up && self.has_room() {
+                self.fed_up = false;
+                self.feeder.notify_one();
+            }
+            let entity_id = entity_id(&event.event, self.settings.ordering);
+            if self.under_way.begin(event.sequence(), 0, entity_id, State::Ready) {
+                return Some(event);
+            }
+        }
+        None
+    }
+
     /// What a consumer says of an event.
     pub fn acknowledge(&mut self, id: AckId, outcome: Outcome, now: Moment) -> Acknowledged {
         if id.subscription != self.id || id.generation > self.generation {
             return Acknowledged::Unknown;
         }
-        let under_way = self.under_way.get(&id.sequence);
-        let Some(under_way) = under_way.filter(|_| id.generation == self.generation) else {
+        let event = self.under_way.get(id.sequence);
+        let Some(event) = event.filter(|_| id.generation == self.generation) else {
             return Acknowledged::Late;
         };
-        if under_way.lease.is_some_and(|lease| lease != id.lease) {
+        if event.lease.is_some_and(|lease| lease != id.lease) {
             return Acknowledged::Late;
         }
-        let held = match under_way.state {
+        let held = match event.state {
             State::Leased { .. } => true,
             State::Waiting { .. } | State::Ready => false,
             State::HeldBack => return Acknowledged::Late,
@@ -595,7 +462,8 @@ impl Dispatch {
             Outcome::Retry(after) => self.fail(id.sequence, after, now),
             Outcome::Extend(by) => {
                 let by = by.unwrap_or(self.settings.ack_deadline);
-                self.extend(id.sequence, now.instant + by);
+                self.under_way.extend(id.sequence, now.instant + by);
+                self.timers_changed();
             }
         }
         self.wake();
@@ -604,11 +472,11 @@ impl Dispatch {
 
     /// For a stream that acknowledges by asking for more: what it holds is done. Whether it held something.
     pub fn acknowledge_taken(&mut self, id: StreamId) -> bool {
-        let taken = self.streams.get_mut(&id).and_then(|stream| stream.taken.take());
         let is_held = |sequence: &Sequence| {
-            let state = self.under_way.get(sequence).map(|under_way| under_way.state);
+            let state = self.under_way.get(*sequence).map(|event| event.state);
             matches!(state, Some(State::Leased { stream, .. }) if stream == id)
         };
+        let taken = self.line.taken(id);
         let Some(sequence) = taken.filter(is_held) else {
             return false;
         };
@@ -629,12 +497,10 @@ impl Dispatch {
 
     /// An event that was handed out could not be read: it goes back as if it had not been handed out.
     pub fn give_back(&mut self, id: AckId, now: Moment) {
-        let Some(under_way) = self.under_way.get_mut(&id.sequence) else {
-            return;
-        };
-        let is_leased = matches!(under_way.state, State::Leased { .. });
-        if is_leased && under_way.lease == Some(id.lease) {
-            under_way.attempts -= 1;
+        let is_held =
+            |event: &&Event| matches!(event.state, State::Leased { .. }) && event.lease == Some(id.lease);
+        if self.under_way.get(id.sequence).filter(is_held).is_some() {
+            self.under_way.forget_attempt(id.sequence);
             let until = now.instant + limits::READ_AGAIN_DELAY;
             self.enter(id.sequence, State::Waiting { until });
         }
@@ -654,8 +520,8 @@ impl Dispatch {
                     self.forget_dead_letter(sequence);
                     let entity_id = entity_id(&event, self.settings.ordering);
                     // A seek back may have brought it under way, or to where it will come by itself.
-                    if sequence <= self.position() && !self.under_way.contains_key(&sequence) {
-                        self.begin(sequence, 0, entity_id, State::Ready);
+                    if sequence <= self.position() && self.under_way.get(sequence).is_none() {
+                        self.under_way.begin(sequence, 0, entity_id, State::Ready);
                     }
                     replayed += 1;
                 }
@@ -683,7 +549,7 @@ impl Dispatch {
             self.restart_feed(self.position());
             self.feeder.notify_one();
         }
-        self.line_up_anew();
+        self.line.set_most(self.settings.max_unacknowledged_per_stream);
         self.wake();
     }
 
@@ -691,21 +557,9 @@ impl Dispatch {
     pub fn seek(&mut self, position: Sequence) {
         self.generation += 1;
         self.under_way.clear();
-        self.ready.clear();
-        self.timers.clear();
-        self.entities.clear();
-        self.streams.values_mut().for_each(|stream| stream.held = 0);
-        self.line_up_anew();
+        self.line.empty_hands();
         self.restart_feed(position);
         self.feeder.notify_one();
-    }
-
-    /// Who had no room may have some, and the other way round.
-    fn line_up_anew(&mut self) {
-        self.waiting.clear();
-        for id in self.streams.keys().copied().collect::<Vec<_>>() {
-            self.line_up(id);
-        }
     }
 
     /// Hands out nothing more, and tells every stream.
@@ -726,26 +580,25 @@ impl Dispatch {
 
     /// Whether everything in the log was handed out.
     pub fn is_caught_up(&self) -> bool {
-        self.live && self.fresh.is_empty() && self.ready.is_empty()
+        self.live && self.fresh.is_empty() && self.under_way.ready() == 0
     }
 
     /// Does what is due, and says what to feed it and when to ask again.
     pub fn plan(&mut self, now: Moment) -> Plan {
         let mut changed = false;
-        while let Some(&(due, sequence)) = self.timers.first()
+        while let Some((due, sequence)) = self.under_way.next_timer()
             && due <= now.instant
         {
-            match self.under_way.get(&sequence).map(|under_way| under_way.state) {
+            match self.under_way.get(sequence).map(|event| event.state) {
                 Some(State::Leased { .. }) => self.fail(sequence, None, now),
-                Some(State::Waiting { .. }) => self.enter(sequence, State::Ready),
-                _ => drop(self.timers.pop_first()),
+                _ => self.enter(sequence, State::Ready),
             }
             changed = true;
         }
         self.wake();
         self.fed_up = !self.has_room();
-        let lookout = self.watch_the_woken(now);
-        let timer = self.timers.first().map(|&(due, _)| due);
+        let lookout = self.line.watch(self.deliverable(), now.instant);
+        let timer = self.under_way.next_timer().map(|(due, _)| due);
         self.next_due = timer.into_iter().chain(lookout).min();
         Plan {
             feed: self.feed,
@@ -757,34 +610,10 @@ impl Dispatch {
         }
     }
 
-    /// A stream whose connection is clogged does not look when it is woken. After a while it is no longer waited for, and
-    /// another is woken in its place. When to see after that, if somebody is woken.
-    fn watch_the_woken(&mut self, now: Moment) -> Option<Instant> {
-        let since = *self.woken_since.get_or_insert(now.instant);
-        if self.woken > 0 && now.instant >= since + limits::WOKEN_STREAM_PATIENCE {
-            for stream in self.streams.values_mut().filter(|stream| stream.woken) {
-                // It was told, and looks by itself when it can.
-                (stream.woken, stream.waits) = (false, false);
-            }
-            self.woken = 0;
-            self.woken_since = Some(now.instant);
-            self.wake();
-        }
-        if self.woken == 0 {
-            self.woken_since = None;
-        }
-        self.woken_since
-            .map(|since| since + limits::WOKEN_STREAM_PATIENCE)
-    }
-
     /// Takes in the next event of a feed.
     pub fn feed(&mut self, feed: u64, event: EncodedEvent) {
-        if feed != self.feed {
-            return;
-        }
-        self.read_through = event.sequence();
-        // A replay after a seek back may have been faster.
-        if !self.under_way.contains_key(&event.sequence()) {
+        if feed == self.feed {
+            self.read_through = event.sequence();
             self.fresh_bytes += event.bytes.len();
             self.fresh.push_back(event);
         }
@@ -817,32 +646,26 @@ impl Dispatch {
         self.tell_all();
     }
 
-    /// Wakes streams for what was fed.
+    /// Wakes streams for what can be handed out.
     pub fn wake(&mut self) {
+        if self.line.wake(self.deliverable()) {
+            // It watches whether they look.
+            self.feeder.notify_one();
+        }
+    }
+
+    /// How many events can be handed out, held-back ones among the fresh aside.
+    fn deliverable(&self) -> usize {
         let fresh = if self.under_way.len() < self.settings.max_unacknowledged {
             self.fresh.len()
         } else {
             0
         };
-        // Nobody is woken for what another was woken for, or the one that holds the fewest would race for it.
-        for _ in self.woken..self.ready.len() + fresh {
-            let Some((.., id)) = self.waiting.pop_first() else {
-                return;
-            };
-            if let Some(stream) = self.streams.get_mut(&id) {
-                stream.notify.notify_one();
-                stream.woken = true;
-                self.woken += 1;
-                // It has to see that the stream looks.
-                self.feeder.notify_one();
-            }
-        }
+        self.under_way.ready() + fresh
     }
 
     fn tell_all(&self) {
-        self.streams
-            .values()
-            .for_each(|stream| stream.notify.notify_one());
+        self.line.tell_all();
         self.feeder.notify_one();
     }
 
@@ -859,89 +682,26 @@ impl Dispatch {
         self.feed += 1;
     }
 
-    /// Puts an event under way; it is held back if another of its entity is. Whether it is not.
-    fn begin(&mut self, sequence: Sequence, attempts: u32, entity_id: Arc<str>, state: State) -> bool {
-        let mut state = state;
-        if !entity_id.is_empty() {
-            match self.entities.entry(Arc::clone(&entity_id)) {
-                Entry::Vacant(vacant) => {
-                    vacant.insert(Entity {
-                        current: sequence,
-                        held_back: BTreeSet::new(),
-                    });
-                }
-                Entry::Occupied(mut entity) => {
-                    entity.get_mut().held_back.insert(sequence);
-                    state = State::HeldBack;
-                }
-            }
-        }
-        let under_way = UnderWay {
-            attempts,
-            lease: None,
-            entity_id,
-            state: State::HeldBack,
-        };
-        self.under_way.insert(sequence, under_way);
-        self.enter(sequence, state);
-        state != State::HeldBack
-    }
-
-    /// Moves an event under way from one state to another.
+    /// Moves an event under way to another state.
     fn enter(&mut self, sequence: Sequence, state: State) {
-        self.leave(sequence);
-        match state {
-            State::Ready => drop(self.ready.insert(sequence)),
-            State::Waiting { until } => self.set_timer(until, sequence),
-            State::Leased { .. } | State::HeldBack => {}
+        if let Some(stream) = self.under_way.enter(sequence, state) {
+            self.line.returns(stream);
         }
-        if let Some(under_way) = self.under_way.get_mut(&sequence) {
-            under_way.state = state;
+        self.timers_changed();
+    }
+
+    /// Nothing more is to be done with an event.
+    fn settle(&mut self, sequence: Sequence) {
+        if let Some(stream) = self.under_way.settle(sequence) {
+            self.line.returns(stream);
         }
     }
 
-    /// Undoes what the state of an event is known by.
-    fn leave(&mut self, sequence: Sequence) {
-        match self.under_way.get(&sequence).map(|under_way| under_way.state) {
-            Some(State::Leased { stream, deadline }) => {
-                if let Some(deadline) = deadline {
-                    self.timers.remove(&(deadline, sequence));
-                }
-                self.returned(stream);
-            }
-            Some(State::Waiting { until }) => drop(self.timers.remove(&(until, sequence))),
-            Some(State::Ready) => drop(self.ready.remove(&sequence)),
-            Some(State::HeldBack) | None => {}
-        }
-    }
-
-    /// A stream holds one event less.
-    fn returned(&mut self, id: StreamId) {
-        let Some(stream) = self.streams.get_mut(&id) else {
+    /// Wakes the feeder if something is due before it would look by itself.
+    fn timers_changed(&mut self) {
+        let Some((due, _)) = self.under_way.next_timer() else {
             return;
         };
-        self.waiting.remove(&stream.place_in_line(id));
-        stream.held -= 1;
-        self.line_up(id);
-    }
-
-    fn extend(&mut self, sequence: Sequence, until: Instant) {
-        let Some(under_way) = self.under_way.get_mut(&sequence) else {
-            return;
-        };
-        if let State::Leased {
-            deadline: Some(deadline),
-            ..
-        } = &mut under_way.state
-        {
-            let before = std::mem::replace(deadline, until);
-            self.timers.remove(&(before, sequence));
-            self.set_timer(until, sequence);
-        }
-    }
-
-    fn set_timer(&mut self, due: Instant, sequence: Sequence) {
-        self.timers.insert((due, sequence));
         if self.next_due.is_none_or(|next_due| due < next_due) {
             self.next_due = Some(due);
             self.feeder.notify_one();
@@ -950,10 +710,9 @@ impl Dispatch {
 
     /// An attempt failed.
     fn fail(&mut self, sequence: Sequence, after: Option<Duration>, now: Moment) {
-        let Some(under_way) = self.under_way.get(&sequence) else {
+        let Some(attempts) = self.under_way.get(sequence).map(|event| event.attempts) else {
             return;
         };
-        let attempts = under_way.attempts;
         if attempts >= self.settings.max_attempts {
             match self.settings.after_max_attempts {
                 AfterMaxAttempts::DeadLetter => return self.put_aside(sequence, Reason::MaxAttempts, now),
@@ -972,38 +731,16 @@ impl Dispatch {
     }
 
     fn put_aside(&mut self, sequence: Sequence, reason: Reason, now: Moment) {
-        let Some(under_way) = self.under_way.get(&sequence) else {
+        let Some(attempts) = self.under_way.get(sequence).map(|event| event.attempts) else {
             return;
         };
         self.dead_letter_changes.added.push(DeadLetter {
             sequence,
-            attempts: under_way.attempts,
+            attempts,
             reason,
             at: now.time,
         });
         self.settle(sequence);
-    }
-
-    /// Nothing more is to be done with an event; the next of its entity may go.
-    fn settle(&mut self, sequence: Sequence) {
-        self.leave(sequence);
-        let Some(under_way) = self.under_way.remove(&sequence) else {
-            return;
-        };
-        let Some(entity) = self.entities.get_mut(&under_way.entity_id) else {
-            return;
-        };
-        if entity.current != sequence {
-            entity.held_back.remove(&sequence);
-            return;
-        }
-        match entity.held_back.pop_first() {
-            Some(next) => {
-                entity.current = next;
-                self.enter(next, State::Ready);
-            }
-            None => drop(self.entities.remove(&under_way.entity_id)),
-        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Claims about who gets which event: by hand where a number matters, and against a model for every order of things.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use bytes::Bytes;
 use proptest::{collection::vec, prelude::*};
@@ -95,35 +95,7 @@ impl Bench {
     /// What the parts of the state say of each other.
     fn check(&self) {
         let dispatch = &self.dispatch;
-        let mut held: HashMap<StreamId, usize> = HashMap::new();
-        let (mut ready, mut timers) = (BTreeSet::new(), BTreeSet::new());
-        for (&sequence, under_way) in &dispatch.under_way {
-            match under_way.state {
-                State::Leased { stream, deadline, .. } => {
-                    *held.entry(stream).or_default() += 1;
-                    timers.extend(deadline.map(|deadline| (deadline, sequence)));
-                }
-                State::Waiting { until } => drop(timers.insert((until, sequence))),
-                State::Ready => drop(ready.insert(sequence)),
-                State::HeldBack => {
-                    let entity = &dispatch.entities[&under_way.entity_id];
-                    assert!(entity.held_back.contains(&sequence) && entity.current != sequence);
-                }
-            }
-        }
-        assert_eq!((&ready, &timers), (&dispatch.ready, &dispatch.timers));
-        for (id, stream) in &dispatch.streams {
-            assert_eq!(held.remove(id).unwrap_or_default(), stream.held);
-            let lines_up = stream.waits && !stream.woken && dispatch.is_free(stream);
-            assert_eq!(dispatch.waiting.contains(&stream.place_in_line(*id)), lines_up);
-        }
-        assert!(held.is_empty(), "a stream that is gone holds something");
-        assert!(dispatch.waiting.len() <= dispatch.streams.len());
-        let woken = dispatch.streams.values().filter(|stream| stream.woken).count();
-        assert_eq!(dispatch.woken, woken);
-        for (entity_id, entity) in &dispatch.entities {
-            assert!(!entity_id.is_empty() && dispatch.under_way.contains_key(&entity.current));
-        }
+        dispatch.line.check(dispatch.under_way.check());
         let fresh_bytes: usize = dispatch.fresh.iter().map(|event| event.bytes.len()).sum();
         assert_eq!(dispatch.fresh_bytes, fresh_bytes);
     }
@@ -176,7 +148,7 @@ fn whoever_holds_the_fewest_is_woken_first() {
     bench.take(busy).unwrap();
     assert_eq!((bench.take(busy), bench.take(idle)), (None, None));
     bench.feed(1);
-    let woken = |bench: &Bench, id| bench.dispatch.streams[&id].woken;
+    let woken = |bench: &Bench, id| bench.dispatch.line.is_woken(id);
     assert_eq!((woken(&bench, busy), woken(&bench, idle)), (false, true));
 }
 
@@ -192,7 +164,7 @@ fn of_those_that_hold_as_many_the_one_that_took_one_least_recently_is_woken() {
         bench.feed(1);
         let woken = streams
             .iter()
-            .position(|id| bench.dispatch.streams[id].woken)
+            .position(|id| bench.dispatch.line.is_woken(*id))
             .unwrap();
         let (_, _, id) = bench.take(streams[woken]).unwrap();
         bench.acknowledge(id, Outcome::Done);
@@ -210,7 +182,7 @@ fn one_event_wakes_one_stream_and_another_only_if_that_one_does_not_look() {
         .iter()
         .for_each(|&stream| assert_eq!(bench.take(stream), None));
     bench.feed(1);
-    let woken = |bench: &Bench| streams.map(|id| bench.dispatch.streams[&id].woken);
+    let woken = |bench: &Bench| streams.map(|id| bench.dispatch.line.is_woken(id));
     for _ in 0..3 {
         bench.pass(Duration::ZERO);
         assert_eq!(woken(&bench), [true, false, false]);
@@ -539,8 +511,8 @@ impl Model {
     }
 
     fn leased(&self) -> HashSet<u64> {
-        let leased = |(sequence, under_way): (&Sequence, &UnderWay)| {
-            matches!(under_way.state, State::Leased { .. }).then_some(sequence.get())
+        let leased = |(sequence, event): (Sequence, &Event)| {
+            matches!(event.state, State::Leased { .. }).then_some(sequence.get())
         };
         self.bench.dispatch.under_way.iter().filter_map(leased).collect()
     }

@@ -40,6 +40,12 @@ pub struct EncodedEvent {
 }
 
 impl EncodedEvent {
+    /// An event that was read from the log.
+    pub fn of(event: Arc<StoredEvent>, hub: &Hub) -> Self {
+        let bytes = hub.encode(&event);
+        Self { event, bytes }
+    }
+
     /// Its place.
     pub fn sequence(&self) -> Sequence {
         self.event.sequence

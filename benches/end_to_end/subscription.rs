@@ -14,13 +14,14 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use hookstream::grpc::proto::{
     AcknowledgeEventsRequest, AcknowledgementResult, ManageSubscriptionRequest, Position,
     SubscribeEventsRequest, Subscription, acknowledge_events_request as said,
-    manage_subscription_request as ask, subscribe_events_request::Start,
+    manage_subscription_request as ask,
 };
 use hookstream::log::EventLog;
 
 use crate::{
     Effort, deliveries, latency, memory,
     meter::{Meter, Round, Rounds},
+    replay,
     stage::{self, Client},
     table::{Row, Target, quantile},
 };
@@ -57,7 +58,9 @@ async fn worked_off(effort: Effort) -> Vec<Row> {
             rounds
                 .service
                 .push(work_off(service.grpc_address, &name, consumers, events).await);
-            rounds.floor.push(plain(service.grpc_address, events).await);
+            rounds
+                .floor
+                .push(replay::round(service.grpc_address, events).await);
         }
         let measure = format!("acknowledged events over {consumers} consumers (floor: one stream without)");
         rows.push(rounds.row(measure, Target::AtLeast(0.5)));
@@ -138,20 +141,6 @@ async fn done(mut client: Client, subscription: &str, ack_ids: Vec<String>) -> u
     let accepted = AcknowledgementResult::Accepted as i32;
     assert!(results.len() == count && results.iter().all(|&result| result == accepted));
     count
-}
-
-/// Events received per second by a stream that acknowledges nothing.
-async fn plain(address: SocketAddr, events: usize) -> Round {
-    let request = SubscribeEventsRequest {
-        start: Some(Start::Position(Position::Earliest.into())),
-        stop_at_tail: true,
-        ..SubscribeEventsRequest::default()
-    };
-    let mut client = stage::client(address).await;
-    let meter = Meter::start();
-    let mut stream = client.subscribe_events(request).await.unwrap().into_inner();
-    stage::receive(&mut stream, events).await;
-    meter.end(events)
 }
 
 /// How long one acknowledgement takes that nobody shares a sync with.

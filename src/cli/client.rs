@@ -179,6 +179,19 @@ impl From<FilterFlags> for EventFilter {
     }
 }
 
+/// Every entry of a listing that comes in pages: `page` takes a token and gives entries and the next token.
+pub async fn all_pages<T>(
+    mut page: impl AsyncFnMut(String) -> anyhow::Result<(Vec<T>, String)>,
+) -> anyhow::Result<Vec<T>> {
+    let (mut entries, mut token) = page(String::new()).await?;
+    while !token.is_empty() {
+        let (more, next) = page(token).await?;
+        entries.extend(more);
+        token = next;
+    }
+    Ok(entries)
+}
+
 /// What a refusal means, for a person: its text, its reason, and what the service says to do next.
 pub fn explain(status: &Status) -> anyhow::Error {
     let details = status.get_error_details();

@@ -299,26 +299,17 @@ impl Named {
 
 impl ListArgs {
     async fn run(self) -> anyhow::Result<()> {
-        let mut endpoints = Vec::new();
-        let mut page_token = String::new();
-        loop {
-            let answer = manage(
-                &self.server,
-                Operation::List(List {
-                    page_size: 1000,
-                    page_token,
-                }),
-            )
-            .await?;
-            let Some(Answer::List(page)) = answer.result else {
+        let endpoints = client::all_pages(async |page_token| {
+            let operation = Operation::List(List {
+                page_size: 1000,
+                page_token,
+            });
+            let Some(Answer::List(page)) = manage(&self.server, operation).await?.result else {
                 bail!("the answer is empty")
             };
-            endpoints.extend(page.endpoints);
-            page_token = page.next_page_token;
-            if page_token.is_empty() {
-                break;
-            }
-        }
+            Ok((page.endpoints, page.next_page_token))
+        })
+        .await?;
         if self.json {
             return endpoints.iter().try_for_each(output::print_json);
         }
@@ -338,11 +329,7 @@ impl ListArgs {
 }
 
 fn state(endpoint: &Endpoint) -> String {
-    endpoint
-        .state()
-        .as_str_name()
-        .trim_start_matches("ENDPOINT_STATE_")
-        .to_lowercase()
+    output::word(endpoint.state().as_str_name(), "ENDPOINT_STATE_")
 }
 
 fn show(out: &mut impl Write, endpoint: Option<Endpoint>, secret: Option<&str>) -> anyhow::Result<()> {
@@ -367,11 +354,7 @@ fn show(out: &mut impl Write, endpoint: Option<Endpoint>, secret: Option<&str>) 
     writeln!(out, "created        {}", output::time(endpoint.created_at))?;
     writeln!(out, "last delivery  {}", output::time(endpoint.last_delivery_at))?;
     if let Some(provider) = &endpoint.provider {
-        let status = provider
-            .status()
-            .as_str_name()
-            .trim_start_matches("PROVIDER_STATUS_")
-            .to_lowercase();
+        let status = output::word(provider.status().as_str_name(), "PROVIDER_STATUS_");
         let id = &endpoint.provider_endpoint_id;
         writeln!(
             out,

@@ -96,6 +96,11 @@ pub fn or_dash(text: &str) -> &str {
     if text.is_empty() { "-" } else { text }
 }
 
+/// The value of an enum as a flag would have it: without what all values start with.
+pub fn word(name: &str, prefix: &str) -> String {
+    name.trim_start_matches(prefix).to_lowercase().replace('_', "-")
+}
+
 /// A filter in one line.
 pub fn filter(filter: Option<&EventFilter>) -> String {
     let filter = filter.cloned().unwrap_or_default();

@@ -371,9 +371,7 @@ impl Settings {
 
 impl ListArgs {
     async fn run(self) -> anyhow::Result<()> {
-        let mut subscriptions = Vec::new();
-        let mut page_token = String::new();
-        loop {
+        let subscriptions = client::all_pages(async |page_token| {
             let operation = Operation::List(List {
                 page_size: 1000,
                 page_token,
@@ -381,12 +379,9 @@ impl ListArgs {
             let Some(Answer::List(page)) = manage(&self.server, operation).await?.result else {
                 bail!("the answer is empty")
             };
-            subscriptions.extend(page.subscriptions);
-            page_token = page.next_page_token;
-            if page_token.is_empty() {
-                break;
-            }
-        }
+            Ok((page.subscriptions, page.next_page_token))
+        })
+        .await?;
         if self.json {
             return subscriptions.iter().try_for_each(output::print_json);
         }
@@ -445,7 +440,7 @@ impl ListDeadLetters {
         let row = |(event, letter): (Event, DeadLetter)| {
             [
                 output::time(letter.dead_lettered_at),
-                word(letter.reason().as_str_name(), "DEAD_LETTER_REASON_"),
+                output::word(letter.reason().as_str_name(), "DEAD_LETTER_REASON_"),
                 letter.attempts.to_string(),
                 event.type_name,
                 output::or_dash(&event.entity_id).to_owned(),
@@ -501,7 +496,7 @@ impl Named {
 fn show(out: &mut impl Write, subscription: Option<Subscription>) -> anyhow::Result<()> {
     let subscription = subscription.context("the answer is empty")?;
     let status = subscription.status.clone().unwrap_or_default();
-    let then = word(
+    let then = output::word(
         subscription.after_max_attempts().as_str_name(),
         "AFTER_MAX_ATTEMPTS_",
     );
@@ -531,7 +526,7 @@ fn show(out: &mut impl Write, subscription: Option<Subscription>) -> anyhow::Res
         ),
         (
             "ordering",
-            word(subscription.ordering().as_str_name(), "ORDERING_"),
+            output::word(subscription.ordering().as_str_name(), "ORDERING_"),
         ),
         ("kept unused", retention),
         ("labels", labels(&subscription.labels)),
@@ -550,11 +545,6 @@ fn show(out: &mut impl Write, subscription: Option<Subscription>) -> anyhow::Res
         writeln!(out, "{name:<16}{value}")?;
     }
     Ok(())
-}
-
-/// The value of an enum as a flag has it.
-fn word(name: &str, prefix: &str) -> String {
-    name.trim_start_matches(prefix).to_lowercase().replace('_', "-")
 }
 
 fn labels(labels: &HashMap<String, String>) -> String {

@@ -131,9 +131,7 @@ impl CreateArgs {
 
 impl ListArgs {
     async fn run(self) -> anyhow::Result<()> {
-        let mut tokens = Vec::new();
-        let mut page_token = String::new();
-        loop {
+        let tokens = client::all_pages(async |page_token| {
             let operation = Operation::List(List {
                 page_size: 1000,
                 page_token,
@@ -141,12 +139,9 @@ impl ListArgs {
             let Some(Answer::List(page)) = manage(&self.server, operation).await?.result else {
                 bail!("the answer is empty")
             };
-            tokens.extend(page.tokens);
-            page_token = page.next_page_token;
-            if page_token.is_empty() {
-                break;
-            }
-        }
+            Ok((page.tokens, page.next_page_token))
+        })
+        .await?;
         if self.json {
             return tokens.iter().try_for_each(output::print_json);
         }

@@ -148,13 +148,7 @@ impl EndpointManager {
     /// A page's token is the last name on it: names are no secret, and the order of names needs no snapshot.
     fn list(&self, list: &ask::List, caller: &Caller) -> Result<answer::List, Refusal> {
         let size = status::page_size(list.page_size, limits::ENDPOINTS_PAGE_DEFAULT)?;
-        let after =
-            match list.page_token.as_str() {
-                "" => None,
-                token => Some(token.parse::<EndpointName>().map_err(|_| {
-                    Refusal::field("page_token", "is damaged or was not issued by this service")
-                })?),
-            };
+        let after = status::name_page_token::<EndpointName>(&list.page_token)?;
         let visible = |name: &EndpointName| check_endpoint_visible(name.as_str(), caller).is_ok();
         let mut found = self.registrar.endpoints().list(after.as_ref(), size + 1, visible);
         let more = found.len() > size;

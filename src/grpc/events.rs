@@ -66,6 +66,30 @@ pub(super) struct Listing {
     question: u64,
 }
 
+/// The events of a page so far.
+#[derive(Default)]
+pub(super) struct Page {
+    pub(super) events: Vec<EncodedEvent>,
+    bytes: usize,
+}
+
+impl Page {
+    /// Takes in the next event if there is room for it; else where the next page starts.
+    pub(super) fn push(&mut self, event: EncodedEvent, listing: &Listing) -> Option<Sequence> {
+        self.bytes += event.bytes.len();
+        if let Some(last) = self.events.last()
+            && (self.events.len() == listing.size || self.bytes > limits::PAGE_BYTES_MAX)
+        {
+            return Some(match listing.direction {
+                Direction::Forward => last.sequence(),
+                Direction::Backward => last.sequence().previous(),
+            });
+        }
+        self.events.push(event);
+        None
+    }
+}
+
 impl EventReader {
     /// A reader of what this hub follows.
     pub fn new(hub: Arc<Hub>) -> Self {
@@ -166,8 +190,8 @@ impl EventReader {
     /// One page.
     pub async fn list(&self, caller: Caller, request: ListEventsRequest) -> Result<Encoded, Refusal> {
         let listing = self.listing(&caller, request).await?;
-        let (events, end) = self.page(&listing).await?;
-        Ok(self.answer(&listing, &events, end, Vec::new()))
+        let (page, end) = self.page(&listing).await?;
+        Ok(self.answer(&listing, &page, end, Vec::new()))
     }
 
     /// What a listing asks for.
@@ -222,12 +246,12 @@ impl EventReader {
     pub(super) fn answer(
         &self,
         listing: &Listing,
-        events: &[EncodedEvent],
+        page: &Page,
         end: Option<Sequence>,
         dead_letters: Vec<proto::DeadLetter>,
     ) -> Encoded {
         let mut body = BytesMut::new();
-        events
+        page.events
             .iter()
             .for_each(|event| body.extend_from_slice(&event.bytes));
         let token = end.map(|position| PageToken {
@@ -245,7 +269,7 @@ impl EventReader {
     }
 
     /// The events of a page, and where the next one starts if there is one.
-    async fn page(&self, listing: &Listing) -> Result<(Vec<EncodedEvent>, Option<Sequence>), Refusal> {
+    async fn page(&self, listing: &Listing) -> Result<(Page, Option<Sequence>), Refusal> {
         let Listing {
             size,
             direction,
@@ -253,31 +277,19 @@ impl EventReader {
             mut range,
             ..
         } = *listing;
-        let mut page: Vec<EncodedEvent> = Vec::new();
-        let mut bytes = 0;
+        let mut page = Page::default();
         while range.after < range.through {
             // One more than asked for tells whether there is a next page.
             let limit = Limit {
-                events: size + 1 - page.len(),
+                events: size + 1 - page.events.len(),
                 bytes: limits::PAGE_BYTES_MAX,
             };
             let chunk = self.log().read(range, direction, filter, limit).await;
             let chunk = chunk.map_err(|error| Refusal::of_read(error, self.log().log_id()))?;
             for event in chunk.events {
-                let event = EncodedEvent {
-                    bytes: self.hub.encode(&event),
-                    event,
-                };
-                bytes += event.bytes.len();
-                if page.len() == size || (bytes > limits::PAGE_BYTES_MAX && !page.is_empty()) {
-                    let last = page.last().map_or(range.end(direction), EncodedEvent::sequence);
-                    let position = match direction {
-                        Direction::Forward => last,
-                        Direction::Backward => last.previous(),
-                    };
-                    return Ok((page, Some(position)));
+                if let Some(end) = page.push(EncodedEvent::of(event, &self.hub), listing) {
+                    return Ok((page, Some(end)));
                 }
-                page.push(event);
             }
             match direction {
                 Direction::Forward => range.after = chunk.scanned,

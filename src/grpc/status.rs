@@ -1,6 +1,6 @@
 //! The table of gRPC refusals: condition, status, reason, details. The one place where gRPC statuses are chosen.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, str::FromStr, time::Duration};
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -416,4 +416,13 @@ pub fn page_size(asked: i32, default: usize) -> Result<usize, Refusal> {
             "must be 1 to 1000, or 0 for the default",
         )),
     }
+}
+
+/// The name that a listing by name goes on after, or the refusal of a token that is none.
+pub fn name_page_token<N: FromStr>(token: &str) -> Result<Option<N>, Refusal> {
+    if token.is_empty() {
+        return Ok(None);
+    }
+    let damaged = |_| Refusal::field("page_token", "is damaged or was not issued by this service");
+    token.parse().map(Some).map_err(damaged)
 }

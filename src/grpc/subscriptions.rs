@@ -12,7 +12,7 @@ use super::{
     caller::check_visible,
     encode::timestamp,
     encoded::Encoded,
-    events::{self, EventReader, Start},
+    events::{self, EventReader, Page, Start},
     proto::{
         self, AcknowledgeEventsRequest, ListEventsRequest, ManageSubscriptionRequest, SubscribeEventsRequest,
         acknowledge_events_request as said, manage_subscription_request as ask,
@@ -150,13 +150,7 @@ impl SubscriptionManager {
     /// A page's token is the last name on it: names are no secret, and the order of names needs no snapshot.
     async fn list(&self, caller: &Caller, list: &ask::List) -> Result<answer::List, Refusal> {
         let size = status::page_size(list.page_size, limits::SUBSCRIPTIONS_PAGE_DEFAULT)?;
-        let after =
-            match list.page_token.as_str() {
-                "" => None,
-                token => Some(token.parse::<SubscriptionName>().map_err(|_| {
-                    Refusal::field("page_token", "is damaged or was not issued by this service")
-                })?),
-            };
+        let after = status::name_page_token::<SubscriptionName>(&list.page_token)?;
         let visible = |one: &Subscription| check_visible(&one.settings().filter, caller).is_ok();
         let mut found = self.subscriptions.list(after.as_ref(), size + 1, visible);
         let more = found.len() > size;
@@ -309,8 +303,7 @@ impl SubscriptionManager {
         let subscription = self.visible("dead_letters_of", &request.dead_letters_of, &caller)?;
         let listing = self.events.listing(&caller, request).await?;
         let (mut range, direction) = (listing.range, listing.direction);
-        let (mut page, mut letters, mut bytes): (Vec<EncodedEvent>, Vec<_>, usize) =
-            (Vec::new(), Vec::new(), 0);
+        let (mut page, mut letters) = (Page::default(), Vec::new());
         while range.after < range.through {
             let most = listing.size + 1;
             let found = self
@@ -323,21 +316,11 @@ impl SubscriptionManager {
                 let Some(event) = event.filter(|event| listing.filter.matches(&event.event.keys)) else {
                     continue;
                 };
-                let event = EncodedEvent {
-                    bytes: self.hub.encode(&event),
-                    event,
-                };
-                bytes += event.bytes.len();
-                if page.len() == listing.size || (bytes > limits::PAGE_BYTES_MAX && !page.is_empty()) {
-                    let last = page.last().map_or(range.end(direction), EncodedEvent::sequence);
-                    let end = match direction {
-                        Direction::Forward => last,
-                        Direction::Backward => last.previous(),
-                    };
+                let id = event.event.id;
+                if let Some(end) = page.push(EncodedEvent::of(event, &self.hub), &listing) {
                     return Ok(self.events.answer(&listing, &page, Some(end), letters));
                 }
-                letters.push(dead_letter(letter, event.event.event.id));
-                page.push(event);
+                letters.push(dead_letter(letter, id));
             }
             let Some(last) = found.last().filter(|_| found.len() == most) else {
                 break;

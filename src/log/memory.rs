@@ -59,6 +59,14 @@ impl State {
         self.events.get(at)
     }
 
+    /// The matching events of a range, in order.
+    fn matching(&self, range: Range, filter: &Filter) -> impl Iterator<Item = &Arc<StoredEvent>> {
+        self.events.iter().filter(move |event| {
+            let inside = event.sequence > range.after && event.sequence <= range.through;
+            inside && filter.matches(&event.event.keys)
+        })
+    }
+
     /// The event that has the id of this one, as its own or as its alias.
     fn find(&self, id: EventId) -> Option<&Arc<StoredEvent>> {
         self.event(*self.ids.get(&id)?)
@@ -147,12 +155,7 @@ impl EventLog for MemoryLog {
                 trimmed: state.trimmed,
             });
         }
-        let inside = |event: &&Arc<StoredEvent>| {
-            event.sequence > range.after
-                && event.sequence <= range.through
-                && filter.matches(&event.event.keys)
-        };
-        let mut matching: Vec<_> = state.events.iter().filter(inside).cloned().collect();
+        let mut matching: Vec<_> = state.matching(range, filter).cloned().collect();
         if direction == Direction::Backward {
             matching.reverse();
         }
@@ -179,12 +182,7 @@ impl EventLog for MemoryLog {
     }
 
     async fn count(&self, range: Range, filter: &Filter) -> Result<u64, ReadError> {
-        let inside = |event: &&Arc<StoredEvent>| {
-            event.sequence > range.after
-                && event.sequence <= range.through
-                && filter.matches(&event.event.keys)
-        };
-        Ok(self.state.read().events.iter().filter(inside).count() as u64)
+        Ok(self.state.read().matching(range, filter).count() as u64)
     }
 
     async fn find(&self, id: EventId) -> Result<Option<Arc<StoredEvent>>, ReadError> {

@@ -145,15 +145,7 @@ impl SubscriptionStore for SqliteSubscriptionStore {
             "UPDATE subscriptions SET log_id = ?2 WHERE id = ?1",
             [id, log_id.get().cast_signed()],
         )?;
-        transaction.execute(
-            "UPDATE places SET generation = ?2, position = ?3, under_way = ?4 WHERE id = ?1",
-            params![
-                id,
-                place.generation.cast_signed(),
-                place.position.get().cast_signed(),
-                to_columns(&place.under_way).encode_to_vec(),
-            ],
-        )?;
+        update_place(&transaction, id, place)?;
         transaction.execute("DELETE FROM dead_letters WHERE id = ?1", [id])?;
         transaction.commit()?;
         Ok(())
@@ -174,9 +166,6 @@ impl SubscriptionStore for SqliteSubscriptionStore {
         let transaction = connection.transaction()?;
         let mut counts = Vec::with_capacity(changes.len());
         {
-            let mut update = transaction.prepare_cached(
-                "UPDATE places SET generation = ?2, position = ?3, under_way = ?4 WHERE id = ?1",
-            )?;
             let mut remove =
                 transaction.prepare_cached("DELETE FROM dead_letters WHERE id = ?1 AND sequence = ?2")?;
             let mut add = transaction
@@ -189,12 +178,7 @@ impl SubscriptionStore for SqliteSubscriptionStore {
             } in changes
             {
                 let id = id.cast_signed();
-                let known = update.execute(params![
-                    id,
-                    place.generation.cast_signed(),
-                    place.position.get().cast_signed(),
-                    to_columns(&place.under_way).encode_to_vec(),
-                ])?;
+                let known = update_place(&transaction, id, place)?;
                 if known == 0 || dead_letters.is_empty() {
                     counts.push(None);
                     continue;
@@ -255,6 +239,18 @@ impl SubscriptionStore for SqliteSubscriptionStore {
         )?;
         Ok(removed as u64)
     }
+}
+
+/// Replaces the place of a subscription. How many there are of this id.
+fn update_place(connection: &Connection, id: i64, place: &Place) -> Result<usize, rusqlite::Error> {
+    let mut update = connection
+        .prepare_cached("UPDATE places SET generation = ?2, position = ?3, under_way = ?4 WHERE id = ?1")?;
+    update.execute(params![
+        id,
+        place.generation.cast_signed(),
+        place.position.get().cast_signed(),
+        to_columns(&place.under_way).encode_to_vec(),
+    ])
 }
 
 /// A number where SQLite has only signed ones.

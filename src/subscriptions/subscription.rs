@@ -390,10 +390,7 @@ impl Subscription {
             attempt,
             event,
         } = lease;
-        let encoded = |event: Arc<StoredEvent>| EncodedEvent {
-            bytes: self.hub.encode(&event),
-            event,
-        };
+        let encoded = |event| EncodedEvent::of(event, &self.hub);
         let read = match event {
             Some(event) => Ok(Some(event)),
             None => self.event(ack_id.sequence).await.map(|event| event.map(encoded)),

@@ -44,6 +44,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::create_dir_all(&server)?;
     let mut builder = tonic_prost_build::configure()
         .build_client(false)
+        .codec_path("crate::grpc::codec::BurstCodec")
         .extern_path(".hookstream.v1", "crate::grpc::proto")
         .out_dir(&server);
     for message in ENCODED {

@@ -81,7 +81,7 @@ fn match_filter(bencher: Bencher, kind: &str) {
         "family" => filter(&["avatar_video.*"], vec![]),
         "entities" => {
             let others = (1..100).map(|number| format!("vid_{number}"));
-            filter(&[], others.chain([keys.entity_id.clone()]).collect())
+            filter(&[], others.chain([keys.entity_id.to_string()]).collect())
         }
         _ => filter(&["video_agent.success"], vec![]),
     };

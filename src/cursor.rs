@@ -27,9 +27,16 @@ const CURSOR: u8 = 1;
 const PAGE_TOKEN: u8 = 2;
 const ACK_ID: u8 = 3;
 
+impl Cursor {
+    /// The cursor as text.
+    pub fn to_text(self) -> String {
+        encode(CURSOR, [self.log_id.get(), self.sequence.get()])
+    }
+}
+
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&encode(CURSOR, [self.log_id.get(), self.sequence.get()]))
+        f.write_str(&self.to_text())
     }
 }
 
@@ -116,7 +123,8 @@ impl FromStr for AckId {
 }
 
 fn encode<const N: usize>(version: u8, fields: [u64; N]) -> String {
-    let mut bytes = vec![version];
+    let mut bytes = Vec::with_capacity(1 + 8 * N + 4);
+    bytes.push(version);
     fields.iter().for_each(|field| bytes.extend(field.to_be_bytes()));
     bytes.extend(crc32fast::hash(&bytes).to_be_bytes());
     BASE64URL_NOPAD.encode(&bytes)

@@ -4,6 +4,7 @@
 use std::{fmt, str::FromStr};
 
 use bytes::Bytes;
+use bytestring::ByteString;
 use data_encoding::HEXLOWER;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
@@ -69,7 +70,7 @@ impl fmt::Display for LogId {
 
 /// The name of an endpoint: `[a-z0-9][a-z0-9-]{0,62}`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct EndpointName(String);
+pub struct EndpointName(ByteString);
 
 /// A name that is not of the form an endpoint's name has.
 #[derive(Debug, thiserror::Error)]
@@ -81,15 +82,30 @@ impl EndpointName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The name as bytes that are shared, not copied.
+    pub fn as_bytes(&self) -> &Bytes {
+        self.0.as_bytes()
+    }
 }
 
 impl FromStr for EndpointName {
     type Err = InvalidEndpointName;
 
     fn from_str(name: &str) -> Result<Self, InvalidEndpointName> {
-        is_label(name)
-            .then(|| Self(name.to_owned()))
-            .ok_or(InvalidEndpointName)
+        ByteString::from(name).try_into()
+    }
+}
+
+impl TryFrom<ByteString> for EndpointName {
+    type Error = InvalidEndpointName;
+
+    fn try_from(name: ByteString) -> Result<Self, InvalidEndpointName> {
+        if is_label(&name) {
+            Ok(Self(name))
+        } else {
+            Err(InvalidEndpointName)
+        }
     }
 }
 
@@ -120,6 +136,7 @@ pub struct InvalidEventId;
 impl EventId {
     const BYTES: usize = 16;
     const PREFIX: &str = "evt_";
+    const TEXT_BYTES: usize = Self::PREFIX.len() + 2 * Self::BYTES;
 
     /// The identity of what came to this endpoint with this body. A callback is never the same event as a webhook: whoever
     /// asked for both hears of an outcome twice.
@@ -148,6 +165,15 @@ impl EventId {
         bytes.try_into().ok().map(Self)
     }
 
+    /// The id as text, in ASCII.
+    pub fn to_text(&self) -> [u8; Self::TEXT_BYTES] {
+        let mut text = [0; Self::TEXT_BYTES];
+        let (prefix, digits) = text.split_at_mut(Self::PREFIX.len());
+        prefix.copy_from_slice(Self::PREFIX.as_bytes());
+        HEXLOWER.encode_mut(&self.0, digits);
+        text
+    }
+
     /// The bytes of the id.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
@@ -167,7 +193,7 @@ impl FromStr for EventId {
 
 impl fmt::Display for EventId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", Self::PREFIX, HEXLOWER.encode(&self.0))
+        f.write_str(&String::from_utf8_lossy(&self.to_text()))
     }
 }
 
@@ -177,7 +203,7 @@ pub enum Verification {
     /// A delivery to a registered endpoint, signed.
     Signature {
         /// The header that carried the signature, in lower case.
-        header_name: String,
+        header_name: ByteString,
         /// The HMAC-SHA256 of the body.
         signature: [u8; 32],
         /// Which of the endpoint's secrets verified it, counted from 1.
@@ -189,15 +215,15 @@ pub enum Verification {
     History,
 }
 
-/// What the filters look at.
+/// What the filters look at. The texts of an event that was read from the log are parts of its record, not copies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Keys {
     /// The type as HeyGen wrote it; empty if the body named none.
-    pub event_type: String,
+    pub event_type: ByteString,
     /// The resource the event is about; empty if none.
-    pub entity_id: String,
+    pub entity_id: ByteString,
     /// What the caller passed as `callback_id`; empty if nothing.
-    pub callback_id: String,
+    pub callback_id: ByteString,
     /// The endpoint that received it.
     pub endpoint: EndpointName,
 }
@@ -210,7 +236,7 @@ pub struct NewEvent {
     /// What the filters look at.
     pub keys: Keys,
     /// HeyGen's own id of the event; empty if the body carries none.
-    pub provider_event_id: String,
+    pub provider_event_id: ByteString,
     /// When HeyGen says it happened.
     pub created_at: Option<Timestamp>,
     /// When it arrived here.
@@ -251,12 +277,12 @@ impl NewEvent {
         Self {
             id,
             keys: Keys {
-                event_type,
-                entity_id,
-                callback_id,
+                event_type: event_type.into(),
+                entity_id: entity_id.into(),
+                callback_id: callback_id.into(),
                 endpoint,
             },
-            provider_event_id,
+            provider_event_id: provider_event_id.into(),
             created_at,
             received_at,
             verification,

@@ -259,13 +259,15 @@ fn check(field: &'static str, values: &[String]) -> Result<(), InvalidFilter> {
 mod tests {
     use proptest::{collection::vec, prelude::*};
 
+    use bytestring::ByteString;
+
     use super::*;
 
     fn keys(event_type: &str, entity_id: &str) -> Keys {
         Keys {
             event_type: event_type.into(),
             entity_id: entity_id.into(),
-            callback_id: String::new(),
+            callback_id: ByteString::new(),
             endpoint: "dev".parse().unwrap(),
         }
     }

@@ -5,6 +5,7 @@ mod access;
 mod arrival;
 mod caller;
 mod calls;
+mod codec;
 mod encode;
 mod encoded;
 mod endpoints;

@@ -449,8 +449,8 @@ impl Routes {
     fn each(&self, keys: &Keys, mut visit: impl FnMut(WaiterId)) {
         self.everything.iter().copied().for_each(&mut visit);
         let by_value = [
-            self.by_callback_id.get(&keys.callback_id),
-            self.by_entity_id.get(&keys.entity_id),
+            self.by_callback_id.get(&*keys.callback_id),
+            self.by_entity_id.get(&*keys.entity_id),
             self.by_endpoint.get(keys.endpoint.as_str()),
         ];
         by_value

@@ -135,18 +135,25 @@ pub const DECODED_BYTES_MAX: usize = 2560 * 1024;
 
 /// Deliveries waiting for the log's writer.
 pub const APPEND_QUEUE_MAX: usize = DELIVERIES_IN_FLIGHT_MAX;
+/// Batches of appends whose answers are on their way to the tasks that wait for them.
+pub const REPLY_BATCHES_MAX: usize = 8;
 /// Events in one commit.
 pub const COMMIT_EVENTS_MAX: usize = 512;
 /// Bytes of bodies in one commit.
 pub const COMMIT_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Ids in memory for which there is room at least. Beyond twice the events that the log had at the start, and beyond this,
+/// more and more new ids are looked for in the index.
+pub const KNOWN_IDS_MIN: usize = 4_000_000;
+/// New ids that are looked for in the index all the same (share). An id takes ten bits for it.
+pub const KNOWN_IDS_FALSE_POSITIVES: f64 = 0.01;
 /// Events the index may lag behind the log; at this bound the writer waits for it.
-pub const INDEX_LAG_EVENTS_MAX: usize = 32 * 1024;
+pub const INDEX_LAG_EVENTS_MAX: usize = 48 * 1024;
 /// Bytes of bodies the index may lag behind the log.
 pub const INDEX_LAG_BYTES_MAX: usize = 48 * 1024 * 1024;
 /// Events written to the index in one transaction.
-pub const INDEX_BATCH_EVENTS_MAX: usize = 8 * 1024;
+pub const INDEX_BATCH_EVENTS_MAX: usize = 16 * 1024;
 /// Events that wait for the index before it is written ahead of its interval.
-pub const INDEX_BATCH_EVENTS_MIN: usize = 4 * 1024;
+pub const INDEX_BATCH_EVENTS_MIN: usize = 12 * 1024;
 /// Longest an event waits for the index.
 pub const INDEX_INTERVAL: Duration = Duration::from_secs(10);
 /// Write-ahead log size at which a checkpoint starts in the next pause (bytes).
@@ -183,9 +190,13 @@ pub const STREAM_CHUNK_EVENTS_MAX: usize = 64;
 /// Bytes of bodies a stream takes from memory at a time; one larger event is taken alone.
 pub const STREAM_CHUNK_BYTES_MAX: usize = 32 * 1024;
 /// Events a stream reads from the log at a time. It holds what it is sending and reads one such chunk ahead.
-pub const REPLAY_CHUNK_EVENTS_MAX: usize = 256;
+pub const REPLAY_CHUNK_EVENTS_MAX: usize = 512;
 /// Bytes of bodies a stream reads from the log at a time; one larger event is read alone.
-pub const REPLAY_CHUNK_BYTES_MAX: usize = 64 * 1024;
+pub const REPLAY_CHUNK_BYTES_MAX: usize = 192 * 1024;
+/// Bytes of messages that a call gathers before they are sent.
+pub const SEND_BUFFER_BYTES: usize = 32 * 1024;
+/// The buffer that every call has for them from the start (bytes): an idle stream holds on to it.
+pub const SEND_BUFFER_BYTES_MIN: usize = 8 * 1024;
 /// Events in memory that a stream looks at before it lets others run.
 pub const STREAM_SCAN_EVENTS_MAX: usize = 1024;
 /// Silence after which a stream sends a heartbeat unless the client says otherwise.

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use bytestring::ByteString;
 use data_encoding::HEXLOWER_PERMISSIVE;
 use hmac::{Hmac, KeyInit, Mac};
 use jiff::Timestamp;
@@ -31,7 +32,7 @@ fn keyed(secret: &Secret) -> HmacSha256 {
 #[derive(Clone, Copy, Debug)]
 pub struct Presented<'a> {
     /// The lower-case name of the header.
-    pub header_name: &'a str,
+    pub header_name: &'static str,
     /// Its value.
     pub value: &'a [u8],
 }
@@ -125,7 +126,7 @@ impl Keyring {
                 };
                 if mac.clone().verify_slice(&signature).is_ok() {
                     let verification = Verification::Signature {
-                        header_name: candidate.header_name.to_owned(),
+                        header_name: ByteString::from_static(candidate.header_name),
                         signature,
                         secret_version: key.version,
                     };

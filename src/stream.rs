@@ -1,7 +1,7 @@
 //! One reader of the log: catch up, go live, fall back. Owns the state machine behind every stream and every await; knows
 //! no gRPC, and holds no queue but the few shared events it took last.
 
-use std::{sync::Arc, vec};
+use std::{fmt, sync::Arc, vec};
 
 use bytes::Bytes;
 use futures_util::{Stream, stream};
@@ -74,14 +74,48 @@ pub enum Frame {
     Draining(Sequence),
 }
 
+/// What a stream says at once.
+#[derive(Debug)]
+pub enum Run {
+    /// One event or more.
+    Events(Events),
+    /// Anything else.
+    Frame(Frame),
+}
+
+/// Events that a stream has at hand, in order; each is encoded when it is taken, unless it is already.
+pub struct Events {
+    hub: Arc<Hub>,
+    events: vec::IntoIter<Arc<SharedEvent>>,
+}
+
+impl Iterator for Events {
+    type Item = EncodedEvent;
+
+    fn next(&mut self) -> Option<EncodedEvent> {
+        let event = self.events.next()?;
+        let bytes = self.hub.encoded(&event);
+        Some(EncodedEvent {
+            event: Arc::clone(event.event()),
+            bytes,
+        })
+    }
+}
+
+impl fmt::Debug for Events {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.events.as_slice()).finish()
+    }
+}
+
 /// A stream of frames. Events come in order, each once; the position never runs ahead of an event that was not sent.
 pub struct EventStream {
     waiter: Waiter,
     options: Options,
-    /// Everything up to here was sent, skipped, or is in `chunk`.
+    /// Everything up to here was sent, skipped, or is in `events`.
     position: Sequence,
-    chunk: vec::IntoIter<Arc<SharedEvent>>,
-    /// The read of the log that follows `position`, under way while `chunk` is sent.
+    events: Events,
+    /// The read of the log that follows `position`, under way while `events` are sent.
     ahead: Option<AbortOnDropHandle<Replay>>,
     source: Source,
     /// The tail when a stream that stops there was opened.
@@ -120,7 +154,10 @@ impl EventStream {
             waiter,
             options,
             position: options.start,
-            chunk: Vec::new().into_iter(),
+            events: Events {
+                hub: Arc::clone(hub),
+                events: Vec::new().into_iter(),
+            },
             ahead: None,
             source,
             stop_at,
@@ -137,16 +174,27 @@ impl EventStream {
 
     /// The next frame; `None` at the end. After an error there is no more.
     pub async fn next(&mut self) -> Result<Option<Frame>, ReadError> {
-        if let Some(event) = self.next_in_chunk() {
-            return Ok(Some(event));
+        loop {
+            if let Some(event) = self.events.next() {
+                return Ok(Some(Frame::Event(event)));
+            }
+            match self.next_run().await? {
+                Some(Run::Events(events)) => self.events = events,
+                Some(Run::Frame(frame)) => return Ok(Some(frame)),
+                None => return Ok(None),
+            }
         }
+    }
+
+    /// What comes next, as much of it as is at hand; `None` at the end. After an error there is no more.
+    pub async fn next_run(&mut self) -> Result<Option<Run>, ReadError> {
         if self.ended {
             return Ok(None);
         }
-        let frame = self.next_from_source().await;
+        let run = self.next_from_source().await;
         self.last_sent = Instant::now();
-        self.ended = !matches!(&frame, Ok(Some(frame)) if !matches!(frame, Frame::Draining(_)));
-        frame
+        self.ended = !matches!(&run, Ok(Some(run)) if !matches!(run, Run::Frame(Frame::Draining(_))));
+        run
     }
 
     /// The same as a stream, which keeps its place when the wait for the next frame is given up.
@@ -157,36 +205,34 @@ impl EventStream {
         })
     }
 
-    fn next_in_chunk(&mut self) -> Option<Frame> {
-        let event = self.chunk.next()?;
-        let bytes = self.waiter.hub().encoded(&event);
-        Some(Frame::Event(EncodedEvent {
-            event: Arc::clone(event.event()),
-            bytes,
-        }))
-    }
-
-    async fn next_from_source(&mut self) -> Result<Option<Frame>, ReadError> {
+    async fn next_from_source(&mut self) -> Result<Option<Run>, ReadError> {
         loop {
-            if let Some(event) = self.next_in_chunk() {
-                return Ok(Some(event));
+            if !self.events.events.as_slice().is_empty() {
+                let none = Events {
+                    hub: Arc::clone(&self.events.hub),
+                    events: Vec::new().into_iter(),
+                };
+                return Ok(Some(Run::Events(std::mem::replace(&mut self.events, none))));
             }
+            let said = |frame| Ok(Some(Run::Frame(frame)));
             if self.waiter.hub().is_draining() {
-                return Ok(Some(Frame::Draining(self.position)));
+                return said(Frame::Draining(self.position));
             }
             if self.stop_at.is_some_and(|stop_at| self.position >= stop_at) {
-                let before = std::mem::replace(&mut self.caught_up, true);
-                return Ok((!before).then_some(Frame::CaughtUp(self.position)));
+                if std::mem::replace(&mut self.caught_up, true) {
+                    return Ok(None);
+                }
+                return said(Frame::CaughtUp(self.position));
             }
             if self.last_sent.elapsed() >= self.options.heartbeat_interval {
-                return Ok(Some(Frame::Heartbeat(self.position)));
+                return said(Frame::Heartbeat(self.position));
             }
             let frame = match self.source {
                 Source::Hub => self.look().await,
                 Source::Log => self.read().await?,
             };
-            if frame.is_some() {
-                return Ok(frame);
+            if let Some(frame) = frame {
+                return said(frame);
             }
         }
     }
@@ -195,7 +241,7 @@ impl EventStream {
     async fn look(&mut self) -> Option<Frame> {
         match self.waiter.look(self.position) {
             Found::Events(events, position) => {
-                (self.chunk, self.position) = (events.into_iter(), position);
+                (self.events.events, self.position) = (events.into_iter(), position);
                 // A long way through events that are not wanted must not keep others from running.
                 tokio::task::consume_budget().await;
                 None
@@ -234,7 +280,7 @@ impl EventStream {
         };
         match read {
             Ok((events, scanned)) => {
-                self.chunk = events.into_iter();
+                self.events.events = events.into_iter();
                 self.position = self.position.max(scanned);
                 // The hub may have what follows; if not, it says so.
                 if self.stop_at.is_none() && self.position >= self.waiter.hub().floor() {
@@ -252,7 +298,7 @@ impl EventStream {
         }
     }
 
-    /// Reads the events that follow `position` from the log and encodes them.
+    /// Reads the events that follow `position` from the log.
     fn replay(&self) -> impl Future<Output = Replay> + Send + use<> {
         let (hub, filter) = (Arc::clone(self.waiter.hub()), Arc::clone(self.waiter.filter()));
         let (after, stop_at) = (self.position, self.stop_at);
@@ -266,10 +312,7 @@ impl EventStream {
                 bytes: limits::REPLAY_CHUNK_BYTES_MAX,
             };
             let chunk = hub.log().read(range, Direction::Forward, &filter, limit).await?;
-            let events: Vec<_> = chunk.events.into_iter().map(SharedEvent::new).collect();
-            for event in &events {
-                hub.encoded(event);
-            }
+            let events = chunk.events.into_iter().map(SharedEvent::new).collect();
             Ok((events, chunk.scanned))
         }
     }
@@ -294,7 +337,7 @@ mod tests {
 
     impl Encode for EntityId {
         fn encode(&self, event: &StoredEvent) -> Bytes {
-            event.event.keys.entity_id.clone().into()
+            event.event.keys.entity_id.clone().into_bytes()
         }
     }
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use hookstream::grpc::proto::{
     SubscribeEventsRequest, SubscribeEventsResponse, subscribe_events_response::Frame,
 };
-use tokio::time::MissedTickBehavior;
+use tokio::{sync::oneshot, time::MissedTickBehavior};
 use tonic::Streaming;
 
 use crate::{
@@ -65,10 +65,15 @@ pub async fn measure(effort: Effort) -> Vec<Row> {
 
 /// How long this many deliveries take to the subscriber, and how long their answers; the service has no event yet.
 pub async fn through(ingress: SocketAddr, grpc: SocketAddr, count: usize) -> (Vec<Duration>, Vec<Duration>) {
-    let mut streams = stage::streams(grpc, 1, &SubscribeEventsRequest::default()).await;
-    let receiving = tokio::spawn(receive(streams.remove(0), count));
-    let connection = Connection::open(ingress).await;
-    let (posted, answers) = post(connection, count).await;
+    let (opened, is_open) = oneshot::channel();
+    let receiving = stage::aside(async move {
+        let mut streams = stage::streams(grpc, 1, &SubscribeEventsRequest::default()).await;
+        opened.send(()).unwrap();
+        receive(streams.remove(0), count).await
+    });
+    is_open.await.unwrap();
+    let posting = stage::aside(async move { post(Connection::open(ingress).await, count).await });
+    let (posted, answers) = posting.await.unwrap();
     let received = receiving.await.unwrap();
     let ways = received
         .iter()

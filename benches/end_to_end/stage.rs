@@ -19,6 +19,7 @@ use hookstream::{
     service::Service,
 };
 use tempfile::TempDir;
+use tokio::task::JoinHandle;
 use tonic::{
     Streaming,
     transport::{Channel, Endpoint},
@@ -36,6 +37,15 @@ pub const STREAMS_PER_CONNECTION: usize = 100;
 pub fn run<T>(part: impl Future<Output = T>) -> T {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.enable_all().build().unwrap().block_on(part)
+}
+
+/// Runs a client on a thread and a runtime of its own, so that the service's tasks do not wait behind it, nor it behind them:
+/// it stands for another process.
+pub fn aside<T: Send + 'static>(client: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+    tokio::task::spawn_blocking(|| {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().build().unwrap().block_on(client)
+    })
 }
 
 /// A directory that goes with its owner, beside the build and so on a real disk.

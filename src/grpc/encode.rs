@@ -1,7 +1,7 @@
 //! From a stored event to the bytes of the interface's `Event`. Owns the typed view: it is driven by the descriptors of
 //! `payload.proto`, so that a type or field is added there and nowhere else.
 
-use std::{borrow::Cow, collections::HashMap, fmt};
+use std::{borrow::Cow, collections::HashMap, fmt, ops::Range};
 
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
@@ -93,71 +93,83 @@ impl EventEncoder {
         Ok(Self { log_id, arms })
     }
 
-    /// The decoded forms of a body, appended to `buffer` as fields of `Event`.
-    fn decoded(&self, event_type: &str, body: &[u8], buffer: &mut Vec<u8>) -> proto::DecodeStatus {
-        let data = match decode::event_data(body) {
-            Ok(data) => data,
-            Err(NoEventData::NotJson) => return proto::DecodeStatus::NotJson,
-            Err(NoEventData::NoEventType) => return proto::DecodeStatus::NoEventType,
-            Err(NoEventData::NotAnObject) => return proto::DecodeStatus::NoEventData,
-        };
-        let start = buffer.len();
-        let whole = nested(field::EVENT_DATA, buffer, |buffer| {
-            put_struct(&data, limits::EVENT_DATA_DEPTH_MAX, buffer)
-        });
-        let too_deep = whole.is_err();
-        let arm = self.arms.get(event_type);
-        let complete = arm.is_some_and(|arm| {
-            let mut complete = true;
-            let _ = nested(arm.field, buffer, |buffer| {
-                complete = put_fields(&arm.fields, &data, buffer);
-                Ok::<(), Unfit>(())
-            });
-            complete
-        });
-        if buffer.len() - start > limits::DECODED_BYTES_MAX {
-            buffer.truncate(start);
-            return proto::DecodeStatus::TooLarge;
-        }
-        match (too_deep, arm, complete) {
-            (true, ..) => proto::DecodeStatus::TooDeep,
-            (false, None, _) => proto::DecodeStatus::UnknownType,
-            (false, Some(_), true) => proto::DecodeStatus::Complete,
-            (false, Some(_), false) => proto::DecodeStatus::Partial,
-        }
-    }
-}
-
-impl Encode for EventEncoder {
-    /// A response with nothing but this event in it. Protobuf takes fields in any order, so they are written as they become
-    /// known, and into one buffer.
-    fn encode(&self, StoredEvent { sequence, event }: &StoredEvent) -> Bytes {
-        let mut buffer = Vec::with_capacity(ROOM_BYTES + FIXED_BYTES + 4 * event.body.len());
-        buffer.resize(ROOM_BYTES, 0);
-        let decode_status = self.decoded(&event.keys.event_type, &event.body, &mut buffer);
+    /// A response with nothing but this event in it, appended to `buffer`; where it is. Protobuf takes fields in any order,
+    /// so they are written as they become known.
+    fn append(&self, stored: &StoredEvent, buffer: &mut Vec<u8>) -> Range<usize> {
+        let StoredEvent { sequence, event } = stored;
+        let start = buffer.len() + ROOM_BYTES;
+        buffer.resize(start, 0);
+        let arm = self.arms.get(&*event.keys.event_type);
+        let decode_status = decoded(arm, &event.body, buffer);
         let cursor = Cursor {
             log_id: self.log_id,
             sequence: *sequence,
         };
-        let known = self.arms.get(event.keys.event_type.as_str());
-        put_text(field::ID, &event.id.to_string(), &mut buffer);
-        put_text(field::CURSOR, &cursor.to_string(), &mut buffer);
-        put_number(field::SEQUENCE, sequence.get(), &mut buffer);
-        put_number(field::TYPE, known.map_or(0, |arm| arm.event_type), &mut buffer);
-        put_text(field::TYPE_NAME, &event.keys.event_type, &mut buffer);
-        put_text(field::ENTITY_ID, &event.keys.entity_id, &mut buffer);
-        put_text(field::CALLBACK_ID, &event.keys.callback_id, &mut buffer);
-        put_text(field::ENDPOINT, event.keys.endpoint.as_str(), &mut buffer);
-        put_text(field::PROVIDER_EVENT_ID, &event.provider_event_id, &mut buffer);
+        put_bytes(field::ID, &event.id.to_text(), buffer);
+        put_text(field::CURSOR, &cursor.to_text(), buffer);
+        put_number(field::SEQUENCE, sequence.get(), buffer);
+        put_number(field::TYPE, arm.map_or(0, |arm| arm.event_type), buffer);
+        put_text(field::TYPE_NAME, &event.keys.event_type, buffer);
+        put_text(field::ENTITY_ID, &event.keys.entity_id, buffer);
+        put_text(field::CALLBACK_ID, &event.keys.callback_id, buffer);
+        put_text(field::ENDPOINT, event.keys.endpoint.as_str(), buffer);
+        put_text(field::PROVIDER_EVENT_ID, &event.provider_event_id, buffer);
         if let Some(created_at) = event.created_at {
-            put_time(field::CREATED_AT, created_at, &mut buffer);
+            put_time(field::CREATED_AT, created_at, buffer);
         }
-        put_time(field::RECEIVED_AT, event.received_at, &mut buffer);
-        put_verification(&event.verification, &mut buffer);
-        put_bytes(field::RAW_BODY, &event.body, &mut buffer);
-        put_correlation(&event.keys, &mut buffer);
-        put_number(field::DECODE_STATUS, decode_status as u64, &mut buffer);
-        with_length_in_front(buffer)
+        put_time(field::RECEIVED_AT, event.received_at, buffer);
+        put_verification(&event.verification, buffer);
+        put_bytes(field::RAW_BODY, &event.body, buffer);
+        put_correlation(&event.keys, buffer);
+        put_number(field::DECODE_STATUS, decode_status as u64, buffer);
+        put_length_in_front(start, buffer)..buffer.len()
+    }
+}
+
+impl Encode for EventEncoder {
+    fn encode(&self, event: &StoredEvent) -> Bytes {
+        let mut buffer = Vec::with_capacity(bytes_expected(event));
+        let place = self.append(event, &mut buffer);
+        Bytes::from(buffer).slice(place)
+    }
+}
+
+/// About what the encoded form of an event takes: its body, its fields as a Struct, and most of them once more as typed
+/// fields.
+fn bytes_expected(event: &StoredEvent) -> usize {
+    ROOM_BYTES + FIXED_BYTES + 3 * event.event.body.len()
+}
+
+/// The decoded forms of a body, appended to `buffer` as fields of `Event`.
+fn decoded(arm: Option<&Arm>, body: &[u8], buffer: &mut Vec<u8>) -> proto::DecodeStatus {
+    let data = match decode::event_data(body) {
+        Ok(data) => data,
+        Err(NoEventData::NotJson) => return proto::DecodeStatus::NotJson,
+        Err(NoEventData::NoEventType) => return proto::DecodeStatus::NoEventType,
+        Err(NoEventData::NotAnObject) => return proto::DecodeStatus::NoEventData,
+    };
+    let start = buffer.len();
+    let whole = nested(field::EVENT_DATA, buffer, |buffer| {
+        put_struct(&data, limits::EVENT_DATA_DEPTH_MAX, buffer)
+    });
+    let too_deep = whole.is_err();
+    let complete = arm.is_some_and(|arm| {
+        let mut complete = true;
+        let _ = nested(arm.field, buffer, |buffer| {
+            complete = put_fields(&arm.fields, &data, buffer);
+            Ok::<(), Unfit>(())
+        });
+        complete
+    });
+    if buffer.len() - start > limits::DECODED_BYTES_MAX {
+        buffer.truncate(start);
+        return proto::DecodeStatus::TooLarge;
+    }
+    match (too_deep, arm, complete) {
+        (true, ..) => proto::DecodeStatus::TooDeep,
+        (false, None, _) => proto::DecodeStatus::UnknownType,
+        (false, Some(_), true) => proto::DecodeStatus::Complete,
+        (false, Some(_), false) => proto::DecodeStatus::Partial,
     }
 }
 
@@ -195,19 +207,16 @@ mod verification_field {
     pub(super) const SECRET_VERSION: u32 = 4;
 }
 
-/// Makes what follows the room in front the field `event`.
-fn with_length_in_front(mut buffer: Vec<u8>) -> Bytes {
-    let length = buffer.len() - ROOM_BYTES;
+/// Makes what begins at `start`, behind its room, the field `event`; where that begins.
+fn put_length_in_front(start: usize, buffer: &mut [u8]) -> usize {
     let mut front = Vec::with_capacity(ROOM_BYTES);
     encode_key(EVENT_FIELD, WireType::LengthDelimited, &mut front);
-    put_varint(length as u64, &mut front);
-    let start = ROOM_BYTES - front.len();
-    buffer
-        .iter_mut()
-        .skip(start)
-        .zip(front)
-        .for_each(|(to, from)| *to = from);
-    Bytes::from(buffer).slice(start..)
+    put_varint((buffer.len() - start) as u64, &mut front);
+    let front_start = start - front.len();
+    if let Some(room) = buffer.get_mut(front_start..start) {
+        room.copy_from_slice(&front);
+    }
+    front_start
 }
 
 /// `origin` and `verification`: two views of one fact.
@@ -384,6 +393,10 @@ fn put_struct(object: &Fields<'_>, levels: usize, buffer: &mut Vec<u8>) -> Resul
             put_text_entry(name, text, buffer);
             return Ok(());
         }
+        if value.get() == "null" {
+            put_null_entry(name, buffer);
+            return Ok(());
+        }
         let mut value = serde_json::Deserializer::from_str(value.get());
         put_entry(name, buffer, |buffer| {
             ValueWriter {
@@ -421,6 +434,16 @@ fn put_text_entry(name: &str, text: &str, buffer: &mut Vec<u8>) {
     encode_key(2, WireType::LengthDelimited, buffer);
     put_varint(value_length as u64, buffer);
     put_bytes(3, text.as_bytes(), buffer);
+}
+
+/// One entry with a null, of which HeyGen sends many.
+fn put_null_entry(name: &str, buffer: &mut Vec<u8>) {
+    const NULL: [u8; 4] = [0x12, 2, 0x08, 0];
+    let name_length = 1 + encoded_len_varint(name.len() as u64) + name.len();
+    encode_key(1, WireType::LengthDelimited, buffer);
+    put_varint((name_length + NULL.len()) as u64, buffer);
+    put_bytes(1, name.as_bytes(), buffer);
+    buffer.extend_from_slice(&NULL);
 }
 
 /// Writes the one field of a `google.protobuf.Value` while the JSON is read, so that no tree is built in between. The

@@ -1,10 +1,10 @@
 //! Reading events over gRPC: streams, awaits, pages, look-ups. Owns the reading of requests and the writing of frames;
 //! what a stream does is decided in `stream`.
 
-use std::{sync::Arc, time::Duration};
+use std::{sync::Arc, task::Poll, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::{Stream, stream};
 use jiff::Timestamp;
 use prost::Message;
 use rand::RngExt;
@@ -29,7 +29,7 @@ use crate::{
     hub::Hub,
     limits,
     log::{Direction, EventLog, Limit, Range},
-    stream::{EncodedEvent, EventStream, Frame, Options},
+    stream::{EncodedEvent, EventStream, Events, Frame, Options, Run},
 };
 
 /// Reads events for gRPC callers.
@@ -393,47 +393,90 @@ impl EventReader {
 }
 
 /// The frames of a stream as they are sent.
-fn frames(events: EventStream, log_id: LogId) -> impl Stream<Item = Result<Encoded, Refusal>> + Send + use<> {
+fn frames(events: EventStream, log_id: LogId) -> impl Stream<Item = Result<Ready, Refusal>> + Send + use<> {
     stream::unfold(Some((events, false)), move |state| async move {
         let (mut events, drained) = state?;
         if drained {
             return Some((Err(Refusal::Draining), None));
         }
-        match events.next().await {
-            Ok(frame) => {
-                let frame = frame?;
-                let drained = matches!(frame, Frame::Draining(_));
-                Some((Ok(encoded(frame, log_id)), Some((events, drained))))
+        match events.next_run().await {
+            Ok(run) => {
+                let (ready, drained) = match run? {
+                    Run::Events(events) => (Ready::Events(events), false),
+                    Run::Frame(frame) => {
+                        let drained = matches!(frame, Frame::Draining(_));
+                        (encoded(frame, log_id).into(), drained)
+                    }
+                };
+                Some((Ok(ready), Some((events, drained))))
             }
             Err(error) => Some((Err(Refusal::of_read(error, log_id)), None)),
         }
     })
 }
 
-/// A stream for as long as the caller's credentials are good. `held` is held as long.
+/// Frames that are ready to be sent, in order.
+pub(super) enum Ready {
+    /// Events.
+    Events(Events),
+    /// One frame, until it is taken.
+    Frame(Option<Encoded>),
+}
+
+impl From<Encoded> for Ready {
+    fn from(frame: Encoded) -> Self {
+        Self::Frame(Some(frame))
+    }
+}
+
+impl Iterator for Ready {
+    type Item = Encoded;
+
+    fn next(&mut self) -> Option<Encoded> {
+        match self {
+            Self::Events(events) => events.next().map(|event| event.bytes.into()),
+            Self::Frame(frame) => frame.take(),
+        }
+    }
+}
+
+/// The frames of a stream, for as long as the caller's credentials are good. `held` is held as long.
 pub(super) fn while_credentials_last(
-    frames: impl Stream<Item = Result<Encoded, Refusal>> + Send + 'static,
+    frames: impl Stream<Item = Result<Ready, Refusal>> + Send + 'static,
     caller: Caller,
-    held: impl Send + 'static,
+    held: impl Send + Unpin + 'static,
 ) -> impl Stream<Item = Result<Encoded, Status>> + Send {
-    let end = Box::pin(caller.clone().ended());
-    let start = Some((Box::pin(frames), end, caller, held));
-    stream::unfold(start, |state| async move {
-        let (mut frames, mut end, caller, held) = state?;
-        // A stream that never waits is asked, too.
-        let next = if caller.is_revoked() {
-            Some(Err(ended()))
-        } else {
-            tokio::select! {
-                biased;
-                next = frames.next() => next,
-                () = end.as_mut() => Some(Err(ended())),
+    let (mut frames, mut end) = (Box::pin(frames), Box::pin(caller.clone().ended()));
+    let mut ready = Ready::Frame(None);
+    let mut is_over = false;
+    stream::poll_fn(move |context| {
+        let _held = &held;
+        if is_over {
+            return Poll::Ready(None);
+        }
+        let refusal = loop {
+            // A stream that never waits is asked, too.
+            if caller.is_revoked() {
+                break ended();
+            }
+            if let Some(frame) = ready.next() {
+                return Poll::Ready(Some(Ok(frame)));
+            }
+            match frames.as_mut().poll_next(context) {
+                Poll::Ready(Some(Ok(more))) => ready = more,
+                Poll::Ready(Some(Err(refusal))) => break refusal,
+                Poll::Ready(None) => {
+                    is_over = true;
+                    return Poll::Ready(None);
+                }
+                Poll::Pending => {
+                    std::task::ready!(end.as_mut().poll(context));
+                    break ended();
+                }
             }
         };
-        match next? {
-            Ok(frame) => Some((Ok(frame), Some((frames, end, caller, held)))),
-            Err(refusal) => Some((Err(refusal.into()), None)),
-        }
+        is_over = true;
+        Poll::Ready(Some(Err(refusal.into())))
     })
 }
 

@@ -12,7 +12,7 @@ use super::{
     caller::check_visible,
     encode::timestamp,
     encoded::Encoded,
-    events::{self, EventReader, Page, Start},
+    events::{self, EventReader, Page, Ready, Start},
     proto::{
         self, AcknowledgeEventsRequest, ListEventsRequest, ManageSubscriptionRequest, SubscribeEventsRequest,
         acknowledge_events_request as said, manage_subscription_request as ask,
@@ -411,7 +411,7 @@ fn frames(
     stream: SubscriptionStream,
     subscription: Arc<Subscription>,
     log_id: LogId,
-) -> impl Stream<Item = Result<Encoded, Refusal>> + Send + use<> {
+) -> impl Stream<Item = Result<Ready, Refusal>> + Send + use<> {
     stream::unfold(Some((stream, subscription, false)), move |state| async move {
         let (mut stream, subscription, drained) = state?;
         if drained {
@@ -426,7 +426,7 @@ fn frames(
                         (events::encoded(frame, log_id), drained)
                     }
                 };
-                Some((Ok(encoded), Some((stream, subscription, drained))))
+                Some((Ok(encoded.into()), Some((stream, subscription, drained))))
             }
             Err(Deleted) => {
                 let text = format!("the subscription `{}` was deleted", subscription.name);

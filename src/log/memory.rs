@@ -200,7 +200,7 @@ impl EventLog for MemoryLog {
         let types: BTreeSet<_> = state
             .events
             .iter()
-            .map(|event| event.event.keys.event_type.clone())
+            .map(|event| event.event.keys.event_type.to_string())
             .collect();
         types.into_iter().collect()
     }

@@ -4,6 +4,7 @@
 //! be added and old records stay readable. The sequence is the record's key and not part of it.
 
 use bytes::Bytes;
+use bytestring::ByteString;
 use jiff::Timestamp;
 use prost::Message;
 
@@ -12,30 +13,31 @@ use crate::event::{EventId, Keys, NewEvent, Sequence, StoredEvent, Verification}
 const VERSION: u8 = 1;
 const HEADER_BYTES: usize = 5;
 
+/// Texts are bytes here, so that reading one is a look into the record and not a copy.
 #[derive(Clone, PartialEq, Message)]
 struct Record {
-    #[prost(bytes = "vec", tag = "1")]
-    id: Vec<u8>,
-    #[prost(string, tag = "2")]
-    event_type: String,
-    #[prost(string, tag = "3")]
-    entity_id: String,
-    #[prost(string, tag = "4")]
-    callback_id: String,
-    #[prost(string, tag = "5")]
-    endpoint: String,
-    #[prost(string, tag = "6")]
-    provider_event_id: String,
+    #[prost(bytes = "bytes", tag = "1")]
+    id: Bytes,
+    #[prost(bytes = "bytes", tag = "2")]
+    event_type: Bytes,
+    #[prost(bytes = "bytes", tag = "3")]
+    entity_id: Bytes,
+    #[prost(bytes = "bytes", tag = "4")]
+    callback_id: Bytes,
+    #[prost(bytes = "bytes", tag = "5")]
+    endpoint: Bytes,
+    #[prost(bytes = "bytes", tag = "6")]
+    provider_event_id: Bytes,
     #[prost(sfixed64, optional, tag = "7")]
     created_at_us: Option<i64>,
     #[prost(sfixed64, tag = "8")]
     received_at_us: i64,
     #[prost(uint32, tag = "9")]
     origin: u32,
-    #[prost(string, tag = "10")]
-    header_name: String,
-    #[prost(bytes = "vec", tag = "11")]
-    signature: Vec<u8>,
+    #[prost(bytes = "bytes", tag = "10")]
+    header_name: Bytes,
+    #[prost(bytes = "bytes", tag = "11")]
+    signature: Bytes,
     #[prost(uint32, tag = "12")]
     secret_version: u32,
     #[prost(bytes = "bytes", tag = "13")]
@@ -53,12 +55,12 @@ pub struct Damaged;
 /// The record of an event.
 pub fn encode(event: &NewEvent) -> Vec<u8> {
     let mut record = Record {
-        id: event.id.as_bytes().to_vec(),
-        event_type: event.keys.event_type.clone(),
-        entity_id: event.keys.entity_id.clone(),
-        callback_id: event.keys.callback_id.clone(),
-        endpoint: event.keys.endpoint.as_str().to_owned(),
-        provider_event_id: event.provider_event_id.clone(),
+        id: Bytes::copy_from_slice(event.id.as_bytes()),
+        event_type: event.keys.event_type.as_bytes().clone(),
+        entity_id: event.keys.entity_id.as_bytes().clone(),
+        callback_id: event.keys.callback_id.as_bytes().clone(),
+        endpoint: event.keys.endpoint.as_bytes().clone(),
+        provider_event_id: event.provider_event_id.as_bytes().clone(),
         created_at_us: event.created_at.map(Timestamp::as_microsecond),
         received_at_us: event.received_at.as_microsecond(),
         body: event.body.clone(),
@@ -71,18 +73,20 @@ pub fn encode(event: &NewEvent) -> Vec<u8> {
             secret_version,
         } => {
             record.origin = ORIGIN_WEBHOOK;
-            record.header_name.clone_from(header_name);
-            record.signature = signature.to_vec();
+            record.header_name = header_name.as_bytes().clone();
+            record.signature = Bytes::copy_from_slice(signature);
             record.secret_version = *secret_version;
         }
         Verification::CallbackToken => record.origin = ORIGIN_CALLBACK,
         Verification::History => record.origin = ORIGIN_HISTORY,
     }
-    let content = record.encode_to_vec();
-    let mut bytes = Vec::with_capacity(HEADER_BYTES + content.len());
-    bytes.push(VERSION);
-    bytes.extend(crc32fast::hash(&content).to_le_bytes());
-    bytes.extend(content);
+    let mut bytes = Vec::with_capacity(HEADER_BYTES + record.encoded_len());
+    bytes.extend([VERSION, 0, 0, 0, 0]);
+    record.encode_raw(&mut bytes);
+    if let Some((header, content)) = bytes.split_first_chunk_mut::<HEADER_BYTES>() {
+        let [_, check @ ..] = header;
+        *check = crc32fast::hash(content).to_le_bytes();
+    }
     bytes
 }
 
@@ -95,21 +99,22 @@ pub fn decode(sequence: Sequence, record: Bytes) -> Result<StoredEvent, Damaged>
     }
     let record = Record::decode(record.slice(HEADER_BYTES..)).map_err(|_| Damaged)?;
     let time = |us| Timestamp::from_microsecond(us).map_err(|_| Damaged);
+    let text = |bytes| ByteString::try_from(bytes).map_err(|_| Damaged);
     let event = NewEvent {
         id: EventId::from_bytes(&record.id).ok_or(Damaged)?,
         keys: Keys {
-            event_type: record.event_type,
-            entity_id: record.entity_id,
-            callback_id: record.callback_id,
-            endpoint: record.endpoint.parse().map_err(|_| Damaged)?,
+            event_type: text(record.event_type)?,
+            entity_id: text(record.entity_id)?,
+            callback_id: text(record.callback_id)?,
+            endpoint: text(record.endpoint)?.try_into().map_err(|_| Damaged)?,
         },
-        provider_event_id: record.provider_event_id,
+        provider_event_id: text(record.provider_event_id)?,
         created_at: record.created_at_us.map(time).transpose()?,
         received_at: time(record.received_at_us)?,
         verification: match record.origin {
             ORIGIN_WEBHOOK => Verification::Signature {
-                header_name: record.header_name,
-                signature: record.signature.try_into().map_err(|_| Damaged)?,
+                header_name: text(record.header_name)?,
+                signature: record.signature.as_ref().try_into().map_err(|_| Damaged)?,
                 secret_version: record.secret_version,
             },
             ORIGIN_CALLBACK => Verification::CallbackToken,
@@ -132,7 +137,7 @@ mod tests {
             0 => Verification::CallbackToken,
             1 => Verification::History,
             _ => Verification::Signature {
-                header_name: text.to_owned(),
+                header_name: text.into(),
                 signature: [9; 32],
                 secret_version: 3,
             },
@@ -143,12 +148,12 @@ mod tests {
         NewEvent {
             id: EventId::from_bytes(&[7; 16]).unwrap(),
             keys: Keys {
-                event_type: text.clone(),
-                entity_id: text.clone(),
-                callback_id: text.clone(),
+                event_type: text.as_str().into(),
+                entity_id: text.as_str().into(),
+                callback_id: text.as_str().into(),
                 endpoint: "dev".parse().unwrap(),
             },
-            provider_event_id: text.clone(),
+            provider_event_id: text.as_str().into(),
             created_at: created_at.map(|second| Timestamp::from_second(second).unwrap()),
             received_at: Timestamp::from_microsecond(1_770_000_000_123_456).unwrap(),
             verification: verification(&text, &body),

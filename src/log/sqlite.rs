@@ -9,9 +9,11 @@
 mod batch;
 mod checkpoint;
 mod database;
+mod ids;
 mod index;
 mod reader;
 mod recent;
+mod replies;
 mod twins;
 mod writer;
 
@@ -31,7 +33,16 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use self::database::OpenError;
-use self::{database::LogDatabase, reader::Readers, recent::Recent, twins::Twins, writer::Command};
+use self::{
+    batch::Recorded,
+    database::LogDatabase,
+    ids::Ids,
+    reader::Readers,
+    recent::Recent,
+    replies::Replies,
+    twins::Twins,
+    writer::{Append, Command},
+};
 use super::{
     AppendError, Appended, Bounds, Chunk, Direction, EventLog, Limit, Range, ReadError, Retention, Trimmed,
     metrics::LogMetrics,
@@ -39,7 +50,8 @@ use super::{
 use crate::{
     event::{EventId, LogId, NewEvent, Sequence, StoredEvent},
     filter::Filter,
-    limits, tasks,
+    limits,
+    tasks::{self, Tasks},
 };
 
 /// The embedded log.
@@ -50,6 +62,7 @@ pub struct SqliteLog {
     readers: Readers,
     trimming: tokio::sync::Mutex<()>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    tasks: Tasks,
 }
 
 /// What the threads and the readers of one log share.
@@ -60,6 +73,7 @@ struct Shared {
     trimmed: AtomicU64,
     tail: watch::Sender<Sequence>,
     recent: Recent,
+    ids: Ids,
     writable: watch::Sender<Result<(), AppendError>>,
     event_types: Mutex<BTreeSet<String>>,
     size_bytes: AtomicU64,
@@ -97,6 +111,7 @@ impl SqliteLog {
             trimmed: AtomicU64::new(log.trimmed().get()),
             tail: watch::Sender::new(log.tail()),
             recent: Recent::new(log.tail()),
+            ids: Ids::new(log.tail().get() - log.trimmed().get()),
             writable: watch::Sender::new(Ok(())),
             event_types: Mutex::new(index.event_types()?),
             size_bytes: AtomicU64::new(log.size_bytes()?),
@@ -107,7 +122,16 @@ impl SqliteLog {
         let twins = Twins::open(&log.connection)?;
         let (commands, inbox) = mpsc::channel(limits::APPEND_QUEUE_MAX);
         let checkpoint = checkpoint::Checkpoint::new(&mut log)?;
+        let tasks = Tasks::new();
+        let replies = Replies::start(&tasks);
         let threads = vec![
+            tasks::thread("log-ids", {
+                let (log_path, shared) = (log.path.clone(), Arc::clone(&shared));
+                move || {
+                    let is_closing = || shared.recent.is_closing();
+                    shared.ids.complete(&log_path, &index_path, is_closing);
+                }
+            }),
             tasks::thread("log-index", {
                 let shared = Arc::clone(&shared);
                 move || index::follow(index, &shared)
@@ -119,7 +143,7 @@ impl SqliteLog {
             }),
             tasks::thread("log-writer", {
                 let shared = Arc::clone(&shared);
-                move || writer::Writer::new(log, identity, twins, shared, checkpoint).run(inbox)
+                move || writer::Writer::new(log, identity, twins, shared, checkpoint, replies).run(inbox)
             }),
         ];
         Ok(Self {
@@ -128,6 +152,7 @@ impl SqliteLog {
             readers,
             trimming: tokio::sync::Mutex::default(),
             threads: Mutex::new(threads),
+            tasks,
         })
     }
 
@@ -161,7 +186,8 @@ impl EventLog for SqliteLog {
     }
 
     async fn append(&self, event: NewEvent) -> Result<Appended, AppendError> {
-        self.ask(|reply| Command::Append { event, reply }).await
+        let event = Recorded::of(event);
+        self.ask(|reply| Command::Append(Append { event, reply })).await
     }
 
     async fn read(
@@ -280,5 +306,6 @@ impl EventLog for SqliteLog {
         if !joined.unwrap_or(false) {
             tracing::error!("a thread of the log ended in a panic");
         }
+        self.tasks.end().await;
     }
 }

@@ -100,7 +100,7 @@ pub enum Named<'a> {
 impl<'a> Named<'a> {
     /// What names the thing that an event with these keys is about.
     pub fn of(keys: &'a Keys) -> Self {
-        match (keys.entity_id.as_str(), keys.callback_id.as_str()) {
+        match (&*keys.entity_id, &*keys.callback_id) {
             ("", "") => Self::Data,
             ("", callback_id) => Self::Callback(callback_id),
             (entity_id, _) => Self::Entity(entity_id),

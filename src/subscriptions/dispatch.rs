@@ -748,7 +748,7 @@ impl Dispatch {
 fn entity_id(event: &StoredEvent, ordering: Ordering) -> Arc<str> {
     match ordering {
         Ordering::None => Arc::default(),
-        Ordering::PerEntity => event.event.keys.entity_id.as_str().into(),
+        Ordering::PerEntity => (&*event.event.keys.entity_id).into(),
     }
 }
 

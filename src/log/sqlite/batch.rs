@@ -11,7 +11,7 @@ use std::{
 use jiff::Timestamp;
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 
-use super::{Shared, database::to_sql, index, reader, recent::Recent, twins::Twins};
+use super::{Shared, database::to_sql, index, reader::Identities, recent::Recent, twins::Twins};
 use crate::{
     event::{EventId, NewEvent, Sequence, StoredEvent, Verification},
     limits,
@@ -35,6 +35,34 @@ pub(super) struct Batch<'a> {
     new: Vec<Arc<StoredEvent>>,
     /// By id or alias, what this batch stored or found a twin of.
     in_batch: HashMap<EventId, Arc<StoredEvent>>,
+}
+
+/// An event with its record, which is made where nobody waits for it.
+#[derive(Debug)]
+pub(super) struct Recorded {
+    event: NewEvent,
+    record: Vec<u8>,
+}
+
+impl Recorded {
+    pub(super) fn of(event: NewEvent) -> Self {
+        let record = record::encode(&event);
+        Self { event, record }
+    }
+
+    /// Of the body.
+    pub(super) fn bytes(&self) -> usize {
+        self.event.body.len()
+    }
+
+    /// The same, received at `time` if that is later: the log keeps that order.
+    fn not_before(mut self, time: Timestamp) -> Self {
+        if self.event.received_at >= time {
+            return self;
+        }
+        self.event.received_at = time;
+        Self::of(self.event)
+    }
 }
 
 /// What is known of an event before its batch is stored.
@@ -71,7 +99,7 @@ impl<'a> Batch<'a> {
     /// Writes what is new of these events. Answers what became of each, and the new ones.
     pub(super) fn store(
         mut self,
-        events: Vec<NewEvent>,
+        events: Vec<Recorded>,
     ) -> Result<(Vec<Appended>, Vec<Arc<StoredEvent>>), rusqlite::Error> {
         let known = self.look_up(&events)?;
         self.new.reserve(events.len());
@@ -83,21 +111,22 @@ impl<'a> Batch<'a> {
         Ok((outcomes, self.new))
     }
 
-    fn store_one(&mut self, mut event: NewEvent, known: Known) -> Result<Appended, rusqlite::Error> {
-        event.received_at = event.received_at.max(self.last_received_at);
+    fn store_one(&mut self, event: Recorded, known: Known) -> Result<Appended, rusqlite::Error> {
+        let Recorded { event, record } = event.not_before(self.last_received_at);
         let first = known.first.or_else(|| self.in_batch.get(&event.id).cloned());
         if let Some(first) = first {
             return Ok(Appended::duplicate(&first, &event));
         }
         if let Some(first) = self.twin(&event, known.pushes.as_ref())? {
             self.twins.pair(self.log, &event, first.sequence)?;
+            self.shared.ids.add(event.id);
             let appended = Appended::duplicate(&first, &event);
             self.in_batch.insert(event.id, first);
             return Ok(appended);
         }
         let sequence = self.tail.next();
-        self.insert
-            .execute(params![to_sql(sequence), record::encode(&event)])?;
+        self.insert.execute(params![to_sql(sequence), record])?;
+        self.shared.ids.add(event.id);
         let search = known.pushes.as_ref().map(|(search, _)| search);
         self.twins.stored(self.log, sequence, &event, search)?;
         (self.tail, self.last_received_at) = (sequence, event.received_at);
@@ -152,18 +181,30 @@ impl<'a> Batch<'a> {
 
     /// What is known of each: first in memory, then by one view of the index. In this order, because an event leaves memory
     /// only after the index has it.
-    fn look_up(&self, events: &[NewEvent]) -> Result<Vec<Known>, rusqlite::Error> {
+    fn look_up(&self, events: &[Recorded]) -> Result<Vec<Known>, rusqlite::Error> {
         let recent = &self.shared.recent;
-        let in_memory = recent.find_each(events.iter().map(|event| event.id));
-        let pushes = PushesInMemory::wanted_by(events, recent);
+        let events = || events.iter().map(|recorded| &recorded.event);
+        let in_memory = recent.find_each(events().map(|event| event.id));
+        let pushes = PushesInMemory::wanted_by(events(), recent);
+        let asks_index = |event: &NewEvent, first: &Option<_>| {
+            first.is_none()
+                && (event.verification == Verification::History || self.shared.ids.may_have(event.id))
+        };
+        if !events()
+            .zip(&in_memory)
+            .any(|(event, first)| asks_index(event, first))
+        {
+            let known = |first| Known { first, pushes: None };
+            return Ok(in_memory.into_iter().map(known).collect());
+        }
         let index = self.index.unchecked_transaction()?;
-        events
-            .iter()
+        let mut identities = Identities::of(&index)?;
+        events()
             .zip(in_memory)
             .map(|(event, first)| {
                 let first = match first {
-                    Some(first) => Some(first),
-                    None => self.first(&index, event)?,
+                    None if self.shared.ids.may_have(event.id) => self.first(&mut identities, event)?,
+                    first => first,
                 };
                 if first.is_some() || event.verification != Verification::History {
                     return Ok(Known { first, pushes: None });
@@ -182,11 +223,11 @@ impl<'a> Batch<'a> {
     /// The kept event on disk that has the id of this one, as its own or as its alias.
     fn first(
         &self,
-        index: &Connection,
+        identities: &mut Identities<'_>,
         event: &NewEvent,
     ) -> Result<Option<Arc<StoredEvent>>, rusqlite::Error> {
         let kept = |sequence: &Sequence| *sequence > self.shared.trimmed();
-        let own = reader::sequence_of(index, event.id)?.filter(kept);
+        let own = identities.sequence(event.id)?.filter(kept);
         let sequence = match own {
             Some(sequence) => Some(sequence),
             None => self.twins.alias(self.log, event)?,
@@ -238,15 +279,12 @@ struct PushesInMemory {
 }
 
 impl PushesInMemory {
-    fn wanted_by(events: &[NewEvent], recent: &Recent) -> Self {
+    fn wanted_by<'a>(events: impl Iterator<Item = &'a NewEvent>, recent: &Recent) -> Self {
         let mut pushes = Self {
             hasher: RandomState::new(),
             by_name: HashMap::new(),
         };
-        for entry in events
-            .iter()
-            .filter(|event| event.verification == Verification::History)
-        {
+        for entry in events.filter(|event| event.verification == Verification::History) {
             pushes.by_name.insert(pushes.name(entry), Vec::new());
         }
         if !pushes.by_name.is_empty() {

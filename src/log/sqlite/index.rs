@@ -193,9 +193,9 @@ impl Index {
             insert.execute(params![
                 to_sql(event.sequence),
                 event.event.id.as_bytes(),
-                keys.event_type,
-                keys.entity_id,
-                keys.callback_id,
+                &*keys.event_type,
+                &*keys.entity_id,
+                &*keys.callback_id,
                 keys.endpoint.as_str(),
                 event.event.received_at.as_microsecond(),
                 subject(&event.event).as_ref().map(Subject::as_bytes),
@@ -240,10 +240,10 @@ pub(super) fn pushes_like(
 ) -> Result<Vec<Sequence>, rusqlite::Error> {
     let keys = &entry.keys;
     let (name, value): (&str, &dyn ToSql) = match Named::of(keys) {
-        Named::Entity(_) => ("entity_id = ?1 AND entity_id <> ''", &keys.entity_id),
+        Named::Entity(_) => ("entity_id = ?1 AND entity_id <> ''", &&*keys.entity_id),
         Named::Callback(_) => (
             "callback_id = ?1 AND callback_id <> '' AND +entity_id = ''",
-            &keys.callback_id,
+            &&*keys.callback_id,
         ),
         Named::Data => ("subject = ?1", &search.subject.as_bytes()),
     };
@@ -259,7 +259,7 @@ pub(super) fn pushes_like(
         value,
         to_sql(after),
         to_sql(through),
-        keys.event_type,
+        &*keys.event_type,
         keys.endpoint.as_str(),
         limits::TWIN_CANDIDATES_MAX as i64,
     ];

@@ -5,7 +5,7 @@ use std::{cmp::Reverse, path::Path, sync::Arc};
 use bytes::Bytes;
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 use tokio::sync::Semaphore;
 
 use super::{
@@ -27,12 +27,21 @@ impl From<rusqlite::Error> for ReadError {
     }
 }
 
-/// The newest sequence with this id in the index, trimmed or not.
-pub(super) fn sequence_of(index: &Connection, id: EventId) -> Result<Option<Sequence>, rusqlite::Error> {
-    index
-        .prepare_cached("SELECT sequence FROM events WHERE id = ?1 ORDER BY sequence DESC LIMIT 1")?
-        .query_row([id.as_bytes()], |row| row.get(0).map(from_sql))
-        .optional()
+/// The ids in the index.
+pub(super) struct Identities<'a>(CachedStatement<'a>);
+
+impl<'a> Identities<'a> {
+    pub(super) fn of(index: &'a Connection) -> Result<Self, rusqlite::Error> {
+        let select = "SELECT sequence FROM events WHERE id = ?1 ORDER BY sequence DESC LIMIT 1";
+        index.prepare_cached(select).map(Self)
+    }
+
+    /// The newest sequence with this id, trimmed or not.
+    pub(super) fn sequence(&mut self, id: EventId) -> Result<Option<Sequence>, rusqlite::Error> {
+        self.0
+            .query_row([id.as_bytes()], |row| row.get(0).map(from_sql))
+            .optional()
+    }
 }
 
 /// A few readers, lent to one read at a time.
@@ -180,22 +189,14 @@ impl Reader {
             order(direction)
         ))?;
         let mut rows = select.query([to_sql(range.after), to_sql(range.through)])?;
-        let mut chunk = Chunk {
-            events: Vec::new(),
-            scanned: range.end(direction),
-        };
-        let mut bytes = 0;
+        let mut records = Records::new(limit);
         while let Some(row) = rows.next()? {
-            let sequence = from_sql(row.get(0)?);
             let record = row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?;
-            bytes += record.len();
-            if chunk.events.len() == limit.events || (bytes > limit.bytes && !chunk.events.is_empty()) {
-                chunk.scanned = last_of(&chunk.events, direction).unwrap_or(chunk.scanned);
+            if !records.take(from_sql(row.get(0)?), record) {
                 break;
             }
-            chunk.events.push(decode(sequence, record)?);
         }
-        Ok(chunk)
+        records.chunk(direction, range.end(direction))
     }
 
     /// The sequences in the range that match the filter, in order, and how far they are complete.
@@ -272,29 +273,24 @@ impl Reader {
         let mut select = self
             .log
             .prepare_cached("SELECT record FROM events WHERE sequence = ?1")?;
-        let mut chunk = Chunk {
-            events: Vec::new(),
-            scanned,
-        };
-        let mut bytes = 0;
+        let mut records = Records::new(limit);
         for &sequence in sequences {
             // A row that is not there was trimmed; the caller looks at the trim point when it has its answer.
             let mut rows = select.query([to_sql(sequence)])?;
             let Some(row) = rows.next()? else { continue };
             let record = row.get_ref(0)?.as_blob().map_err(rusqlite::Error::from)?;
-            bytes += record.len();
-            if chunk.events.len() == limit.events || (bytes > limit.bytes && !chunk.events.is_empty()) {
-                chunk.scanned = last_of(&chunk.events, direction).unwrap_or(scanned);
+            if !records.take(sequence, record) {
                 break;
             }
-            chunk.events.push(decode(sequence, record)?);
         }
-        Ok(chunk)
+        records.chunk(direction, scanned)
     }
 
     /// The event after `trimmed` with this id, as its own or as its alias.
     pub(super) fn find(&self, id: EventId, trimmed: Sequence) -> Result<Option<Arc<StoredEvent>>, ReadError> {
-        let own = sequence_of(&self.index, id)?.filter(|&sequence| sequence > trimmed);
+        let own = Identities::of(&self.index)?
+            .sequence(id)?
+            .filter(|&sequence| sequence > trimmed);
         let sequence = match own {
             Some(sequence) => Some(sequence),
             None => twins::sequence_of_alias(&self.log, id)?,
@@ -325,7 +321,7 @@ impl Reader {
             let event = match rows.next()? {
                 Some(row) => {
                     let record = row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?;
-                    Some(decode(from_sql(row.get(0)?), record)?)
+                    Some(decode(from_sql(row.get(0)?), Bytes::copy_from_slice(record))?)
                 }
                 None => None,
             };
@@ -342,6 +338,66 @@ impl Reader {
     }
 }
 
+/// The records of a chunk, copied out of SQLite into one buffer that all its events share.
+struct Records {
+    limit: Limit,
+    bytes: Vec<u8>,
+    /// Where each record ends.
+    ends: Vec<(Sequence, usize)>,
+    is_full: bool,
+}
+
+impl Records {
+    fn new(limit: Limit) -> Self {
+        Self {
+            limit,
+            bytes: Vec::new(),
+            ends: Vec::new(),
+            is_full: false,
+        }
+    }
+
+    /// Takes in the next record; `false` if there is no room for it.
+    fn take(&mut self, sequence: Sequence, record: &[u8]) -> bool {
+        let Limit { events, bytes } = self.limit;
+        let too_large = self.bytes.len() + record.len() > bytes && !self.ends.is_empty();
+        self.is_full = self.ends.len() == events || too_large;
+        if self.is_full {
+            return false;
+        }
+        if self.ends.is_empty() {
+            // The rest will be like the first, to the limit of one or the other.
+            let rest = record.len().saturating_mul(events);
+            self.bytes.reserve(
+                rest.min(bytes)
+                    .max(record.len())
+                    .min(limits::REPLAY_CHUNK_BYTES_MAX),
+            );
+        }
+        self.bytes.extend_from_slice(record);
+        self.ends.push((sequence, self.bytes.len()));
+        true
+    }
+
+    /// The events. They settle everything up to `scanned` unless there was one too many.
+    fn chunk(self, direction: Direction, scanned: Sequence) -> Result<Chunk, ReadError> {
+        let bytes = Bytes::from(self.bytes);
+        let mut start = 0;
+        let event = |(sequence, end)| {
+            let record = bytes.slice(std::mem::replace(&mut start, end)..end);
+            decode(sequence, record)
+        };
+        let events = self.ends.into_iter().map(event).collect::<Result<Vec<_>, _>>()?;
+        let last = events.last().filter(|_| self.is_full).map(|last| last.sequence);
+        let scanned = match (last, direction) {
+            (None, _) => scanned,
+            (Some(last), Direction::Forward) => last,
+            (Some(last), Direction::Backward) => last.previous(),
+        };
+        Ok(Chunk { events, scanned })
+    }
+}
+
 fn order(direction: Direction) -> &'static str {
     match direction {
         Direction::Forward => "ASC",
@@ -349,16 +405,8 @@ fn order(direction: Direction) -> &'static str {
     }
 }
 
-fn last_of(events: &[Arc<StoredEvent>], direction: Direction) -> Option<Sequence> {
-    let last = events.last()?.sequence;
-    Some(match direction {
-        Direction::Forward => last,
-        Direction::Backward => last.previous(),
-    })
-}
-
-fn decode(sequence: Sequence, record: &[u8]) -> Result<Arc<StoredEvent>, ReadError> {
-    record::decode(sequence, Bytes::copy_from_slice(record))
+fn decode(sequence: Sequence, record: Bytes) -> Result<Arc<StoredEvent>, ReadError> {
+    record::decode(sequence, record)
         .map(Arc::new)
         .map_err(|_| ReadError::Damaged { sequence })
 }
@@ -368,9 +416,9 @@ fn keys(row: &rusqlite::Row<'_>) -> Result<Keys, rusqlite::Error> {
     let invalid =
         |error| rusqlite::Error::FromSqlConversionFailure(4, rusqlite::types::Type::Text, Box::new(error));
     Ok(Keys {
-        event_type: row.get(1)?,
-        entity_id: row.get(2)?,
-        callback_id: row.get(3)?,
+        event_type: row.get::<_, String>(1)?.into(),
+        entity_id: row.get::<_, String>(2)?.into(),
+        callback_id: row.get::<_, String>(3)?.into(),
         endpoint: endpoint.parse().map_err(invalid)?,
     })
 }

@@ -12,13 +12,14 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Shared,
-    batch::Batch,
+    batch::{Batch, Recorded},
     checkpoint::Checkpoint,
     database::{LogDatabase, from_sql, to_sql},
+    replies::Replies,
     twins::Twins,
 };
 use crate::{
-    event::{NewEvent, Sequence, StoredEvent},
+    event::{Sequence, StoredEvent},
     limits,
     log::{AppendError, Appended},
 };
@@ -28,10 +29,7 @@ use crate::{
 #[allow(clippy::large_enum_variant, reason = "nearly every command is an append")]
 pub(super) enum Command {
     /// Store an event.
-    Append {
-        event: NewEvent,
-        reply: oneshot::Sender<Result<Appended, AppendError>>,
-    },
+    Append(Append),
     /// Remove the oldest events up to a sequence, a bounded number of them; answers how many.
     Trim {
         through: Sequence,
@@ -43,7 +41,14 @@ pub(super) enum Command {
     Close { reply: oneshot::Sender<()> },
 }
 
-type Append = (NewEvent, oneshot::Sender<Result<Appended, AppendError>>);
+/// An event to store, and who waits for that.
+#[derive(Debug)]
+pub(super) struct Append {
+    pub(super) event: Recorded,
+    pub(super) reply: Reply,
+}
+
+pub(super) type Reply = oneshot::Sender<Result<Appended, AppendError>>;
 
 /// The writer and what only it touches.
 pub(super) struct Writer {
@@ -53,6 +58,7 @@ pub(super) struct Writer {
     twins: Twins,
     shared: Arc<Shared>,
     checkpoint: Arc<Checkpoint>,
+    replies: Replies,
     tail: Sequence,
     last_received_at: Timestamp,
 }
@@ -64,6 +70,7 @@ impl Writer {
         twins: Twins,
         shared: Arc<Shared>,
         checkpoint: Arc<Checkpoint>,
+        replies: Replies,
     ) -> Self {
         let tail = log.tail();
         let last_received_at = log.last().map_or(Timestamp::MIN, |event| event.event.received_at);
@@ -73,6 +80,7 @@ impl Writer {
             twins,
             shared,
             checkpoint,
+            replies,
             tail,
             last_received_at,
         }
@@ -87,8 +95,8 @@ impl Writer {
                 break;
             };
             match command {
-                Command::Append { event, reply } => {
-                    let mut batch = vec![(event, reply)];
+                Command::Append(append) => {
+                    let mut batch = vec![append];
                     pending = fill(&mut batch, &mut inbox);
                     self.append(batch);
                 }
@@ -115,23 +123,17 @@ impl Writer {
     fn append(&mut self, batch: Vec<Append>) {
         self.shared.recent.wait_for_room();
         let started = Instant::now();
-        let (events, replies): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
+        let (events, replies): (Vec<_>, Vec<_>) = batch
+            .into_iter()
+            .map(|Append { event, reply }| (event, reply))
+            .unzip();
         let count = events.len();
         let result = self.usable().and_then(|()| self.commit(events));
-        match result {
-            Ok(outcomes) => {
-                self.shared.metrics.committed(count, started.elapsed());
-                for (reply, outcome) in replies.into_iter().zip(outcomes) {
-                    let _ = reply.send(Ok(outcome));
-                }
-            }
-            Err(error) => {
-                self.shared.metrics.failed(count);
-                for reply in replies {
-                    let _ = reply.send(Err(error.clone()));
-                }
-            }
+        match &result {
+            Ok(_) => self.shared.metrics.committed(count, started.elapsed()),
+            Err(_) => self.shared.metrics.failed(count),
         }
+        self.replies.send(replies, result);
     }
 
     fn usable(&self) -> Result<(), AppendError> {
@@ -142,7 +144,7 @@ impl Writer {
     }
 
     /// Makes a batch durable, then visible, then announces it.
-    fn commit(&mut self, events: Vec<NewEvent>) -> Result<Vec<Appended>, AppendError> {
+    fn commit(&mut self, events: Vec<Recorded>) -> Result<Vec<Appended>, AppendError> {
         let (outcomes, new) = self.store(events).map_err(|error| self.failed(&error))?;
         self.shared
             .writable
@@ -152,8 +154,9 @@ impl Writer {
             self.last_received_at = last.event.received_at;
             let mut event_types = self.shared.event_types.lock();
             for event in &new {
-                if !event_types.contains(&event.event.keys.event_type) {
-                    event_types.insert(event.event.keys.event_type.clone());
+                let event_type = &*event.event.keys.event_type;
+                if !event_types.contains(event_type) {
+                    event_types.insert(event_type.to_owned());
                 }
             }
             drop(event_types);
@@ -166,7 +169,7 @@ impl Writer {
 
     fn store(
         &self,
-        events: Vec<NewEvent>,
+        events: Vec<Recorded>,
     ) -> Result<(Vec<Appended>, Vec<Arc<StoredEvent>>), rusqlite::Error> {
         let transaction = self.begin()?;
         let last = (self.tail, self.last_received_at);
@@ -232,12 +235,12 @@ impl Writer {
 
 /// Adds the appends that are waiting, up to the size of a commit. Returns a command of another kind if one came up.
 fn fill(batch: &mut Vec<Append>, inbox: &mut mpsc::Receiver<Command>) -> Option<Command> {
-    let mut bytes: usize = batch.iter().map(|(event, _)| event.body.len()).sum();
+    let mut bytes: usize = batch.iter().map(|append| append.event.bytes()).sum();
     while batch.len() < limits::COMMIT_EVENTS_MAX && bytes < limits::COMMIT_BYTES_MAX {
         match inbox.try_recv().ok()? {
-            Command::Append { event, reply } => {
-                bytes += event.body.len();
-                batch.push((event, reply));
+            Command::Append(append) => {
+                bytes += append.event.bytes();
+                batch.push(append);
             }
             other => return Some(other),
         }

@@ -168,8 +168,42 @@ pub const READERS_MAX: usize = 4;
 pub const READ_ROWS_MAX: usize = 4096;
 /// Events that retention removes in one transaction: small, because the writer waits for it.
 pub const TRIM_EVENTS_MAX: usize = 256;
+/// Duplicates that are removed from a log elsewhere at a time.
+pub const DUPLICATES_REMOVED_MAX: usize = 256;
 /// How often retention looks for something to remove.
 pub const RETENTION_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Longest a connection to a NATS server may take to come about.
+pub const NATS_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a connection to NATS is asked whether it is there; two unanswered pings end it.
+pub const NATS_PING_INTERVAL: Duration = Duration::from_secs(2);
+/// Longest JetStream may take to acknowledge a message before it is sent again.
+pub const NATS_ACK_TIMEOUT: Duration = Duration::from_secs(1);
+/// Longest JetStream may take to answer one request. While it elects a leader it answers none.
+pub const NATS_REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+/// Shortest pause before what failed with NATS is tried again; it grows.
+pub const NATS_RECONNECT_DELAY_MIN: Duration = Duration::from_millis(50);
+/// Longest such pause.
+pub const NATS_RECONNECT_DELAY_MAX: Duration = Duration::from_secs(1);
+/// Servers that keep the stream where nobody says how many and there are as many: the loss of one is survived.
+pub const STREAM_REPLICAS_DEFAULT: usize = 3;
+/// How long JetStream remembers what was published: a repetition after an answer that was lost comes much sooner.
+pub const STREAM_DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+/// Longest an event is published again and again until JetStream acknowledges it. With [`APPLY_TIMEOUT`] it stays below
+/// [`APPEND_TIMEOUT`].
+pub const PUBLISH_TIMEOUT: Duration = Duration::from_secs(3);
+/// Pause between two attempts of it.
+pub const PUBLISH_RETRY_DELAY: Duration = Duration::from_millis(100);
+/// Longest an event may take from its acknowledgement into this replica's copy.
+pub const APPLY_TIMEOUT: Duration = Duration::from_millis(800);
+/// Entries of the stream that are taken into the copy at a time.
+pub const APPLY_ENTRIES_MAX: usize = 512;
+/// How long a consumer outlives the replica that made it.
+pub const CONSUMER_INACTIVE_MAX: Duration = Duration::from_secs(30);
+/// How long a consumer waits for messages before it is asked again.
+pub const CONSUMER_PULL_EXPIRY: Duration = Duration::from_secs(5);
+/// How often a consumer says that it is there; after two silences another is made.
+pub const CONSUMER_HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// How much later than its entry in the event history says a pushed event may arrive, and still be taken for the same.
 /// HeyGen retries for 24 h.

@@ -1,6 +1,7 @@
 //! The event log: the one thing between ingress and subscribers. Owns the contract that every engine keeps; refuses to
 //! know any engine, HTTP or gRPC.
 
+pub mod jetstream;
 pub mod memory;
 pub mod metrics;
 mod record;
@@ -247,6 +248,9 @@ pub enum AppendError {
     /// Another program holds the storage's lock. A retry succeeds once it lets go.
     #[error("another program holds the lock of the log's files")]
     Locked,
+    /// The servers that keep the log do not answer. A retry succeeds once they do; the append may have happened.
+    #[error("the servers that keep the log do not answer: {0}")]
+    Unreachable(Arc<str>),
     /// The log is closed for writing until the service is started again.
     #[error("the log is closed for writing: {0}")]
     Closed(Arc<str>),

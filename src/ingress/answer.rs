@@ -41,6 +41,8 @@ pub(super) enum Answer {
     LogClosed,
     /// Another program holds the log's lock.
     LogLocked,
+    /// The servers that keep the log do not answer.
+    LogUnreachable,
     /// The log did not make the event durable in time.
     LogTooSlow,
     /// The service is shutting down.
@@ -125,6 +127,11 @@ impl Answer {
             ),
             Self::LogLocked => (
                 "log_locked",
+                StatusCode::SERVICE_UNAVAILABLE,
+                "events cannot be stored",
+            ),
+            Self::LogUnreachable => (
+                "log_unreachable",
                 StatusCode::SERVICE_UNAVAILABLE,
                 "events cannot be stored",
             ),

@@ -12,9 +12,23 @@ macro_rules! conformance {
             $(#[tokio::test] async fn $claim() { super::$claim(super::Engine::sqlite()).await; })*
             $(#[test] fn $property() { super::$property(super::Engine::sqlite); })*
         }
+        mod jetstream {
+            $(
+                #[tokio::test]
+                #[ignore = "needs nats-server: see tests/run"]
+                async fn $claim() { super::$claim(super::Engine::jetstream()).await; }
+            )*
+            $(
+                #[test]
+                #[ignore = "needs nats-server: see tests/run"]
+                fn $property() { super::$property(super::Engine::jetstream); }
+            )*
+        }
     };
 }
 
+#[path = "../../tests/support/nats.rs"]
+mod nats;
 mod twin_schedules;
 mod twins;
 
@@ -25,9 +39,14 @@ use jiff::Timestamp;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
+use self::nats::Nats;
+
 use super::{
-    Appended, Direction, EventLog, Limit, Outcome, Range, ReadError, Retention, memory::MemoryLog,
-    metrics::LogMetrics, sqlite::SqliteLog,
+    Appended, Direction, EventLog, Limit, Outcome, Range, ReadError, Retention,
+    jetstream::{JetStreamLog, Settings},
+    memory::MemoryLog,
+    metrics::LogMetrics,
+    sqlite::SqliteLog,
 };
 use crate::{
     event::{LogId, NewEvent, Sequence, StoredEvent, Verification},
@@ -43,6 +62,7 @@ const ALL: Limit = Limit {
 enum Engine {
     Memory(Arc<MemoryLog>),
     Sqlite(TempDir),
+    JetStream { nats: Nats, directory: TempDir },
 }
 
 impl Engine {
@@ -54,7 +74,19 @@ impl Engine {
         Self::Sqlite(tempfile::tempdir().unwrap())
     }
 
-    fn open(&self) -> Arc<dyn EventLog> {
+    fn jetstream() -> Self {
+        Self::JetStream {
+            nats: Nats::start(1, ""),
+            directory: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    /// Whether appends that are made at once are stored in the order of the calls; nobody is promised that.
+    fn keeps_the_order_of_calls(&self) -> bool {
+        !matches!(self, Self::JetStream { .. })
+    }
+
+    async fn open(&self) -> Arc<dyn EventLog> {
         match self {
             Self::Memory(log) => Arc::clone(log) as Arc<dyn EventLog>,
             Self::Sqlite(directory) => {
@@ -66,16 +98,29 @@ impl Engine {
                 );
                 Arc::new(log.unwrap())
             }
+            Self::JetStream { nats, directory } => {
+                let settings = Settings {
+                    servers: nats.url(),
+                    stream: "hookstream".to_owned(),
+                    replicas: None,
+                    credentials_file: None,
+                    nkey_seed: None,
+                    ca_file: None,
+                    client_certificate: None,
+                };
+                let log = JetStreamLog::open(&settings, directory.path(), LogMetrics::default());
+                Arc::new(log.await.unwrap())
+            }
         }
     }
 
     /// Opens it again, as after a restart. What is in memory only has nothing to open.
     async fn reopen(&self, log: Arc<dyn EventLog>) -> Arc<dyn EventLog> {
-        if let Self::Sqlite(_) = self {
+        if !matches!(self, Self::Memory(_)) {
             log.close().await;
         }
         drop(log);
-        self.open()
+        self.open().await
     }
 
     /// Opens it again after all that can be derived was lost.
@@ -84,8 +129,14 @@ impl Engine {
             log.close().await;
             fs::remove_file(directory.path().join("index.db")).unwrap();
         }
+        if let Self::JetStream { directory, .. } = self {
+            log.close().await;
+            for file in fs::read_dir(directory.path()).unwrap() {
+                fs::remove_file(file.unwrap().path()).unwrap();
+            }
+        }
         drop(log);
-        self.open()
+        self.open().await
     }
 }
 
@@ -162,7 +213,7 @@ async fn bodies(log: &dyn EventLog) -> Vec<Bytes> {
 }
 
 async fn an_empty_log_has_nothing_and_says_so(engine: Engine) {
-    let log = engine.open();
+    let log = engine.open().await;
     assert_eq!(
         (log.bounds().trimmed, log.bounds().tail),
         (Sequence::ZERO, Sequence::ZERO)
@@ -175,7 +226,7 @@ async fn an_empty_log_has_nothing_and_says_so(engine: Engine) {
 }
 
 async fn what_was_appended_is_read_in_order_before_and_after_a_restart(engine: Engine) {
-    let log = engine.open();
+    let log = engine.open().await;
     fill(&*log, 0..50).await;
     let expected: Vec<_> = (0..50).map(|number| numbered(number).body).collect();
     assert_eq!(bodies(&*log).await, expected);
@@ -187,7 +238,7 @@ async fn what_was_appended_is_read_in_order_before_and_after_a_restart(engine: E
 }
 
 async fn i3_sequences_rise_strictly_across_restarts(engine: Engine) {
-    let mut log = engine.open();
+    let mut log = engine.open().await;
     let mut last = Sequence::ZERO;
     for round in 0..4 {
         for number in 0..10 {
@@ -203,7 +254,7 @@ async fn i3_sequences_rise_strictly_across_restarts(engine: Engine) {
 }
 
 async fn i3_sequences_go_on_after_everything_was_trimmed(engine: Engine) {
-    let log = engine.open();
+    let log = engine.open().await;
     fill(&*log, 0..10).await;
     let last = log.bounds().tail;
     let nothing = Retention {
@@ -218,7 +269,7 @@ async fn i3_sequences_go_on_after_everything_was_trimmed(engine: Engine) {
 }
 
 async fn i6_a_duplicate_is_the_first_event_also_after_a_restart(engine: Engine) {
-    let log = engine.open();
+    let log = engine.open().await;
     let first = log.append(numbered(1)).await.unwrap();
     assert_eq!(first.outcome, Outcome::New);
     let duplicate = Appended {
@@ -233,7 +284,7 @@ async fn i6_a_duplicate_is_the_first_event_also_after_a_restart(engine: Engine) 
 }
 
 async fn i6_concurrent_duplicates_are_one_event(engine: Engine) {
-    let log = engine.open();
+    let log = engine.open().await;
     let appends = (0..64).map(|_| log.append(numbered(1)));
     let answers = futures_util::future::join_all(appends).await;
     let answers: Vec<_> = answers.into_iter().map(Result::unwrap).collect();
@@ -254,7 +305,7 @@ async fn i6_concurrent_duplicates_are_one_event(engine: Engine) {
 }
 
 async fn i6_another_body_under_the_same_event_id_is_a_duplicate_that_is_told_apart(engine: Engine) {
-    let log = engine.open();
+    let log = engine.open().await;
     let body = |url: &str| {
         format!(
             r#"{{"event_id":"evt_1","event_type":"avatar_video.success","event_data":{{"url":"{url}"}}}}"#
@@ -270,7 +321,7 @@ async fn i6_another_body_under_the_same_event_id_is_a_duplicate_that_is_told_apa
 }
 
 async fn i6_an_event_that_was_trimmed_can_come_again(engine: Engine) {
-    let log = engine.open();
+    let log = engine.open().await;
     let first = log.append(numbered(1)).await.unwrap();
     log.trim(
         Retention {
@@ -292,7 +343,7 @@ async fn i6_an_event_that_was_trimmed_can_come_again(engine: Engine) {
 }
 
 async fn an_event_is_found_by_its_id(engine: Engine) {
-    let log = engine.open();
+    let log = engine.open().await;
     fill(&*log, 0..20).await;
     assert_eq!(
         log.find(numbered(7).id).await.unwrap().unwrap().event.body,
@@ -308,7 +359,7 @@ async fn an_event_is_found_by_its_id(engine: Engine) {
 }
 
 async fn the_tail_is_announced_after_it_can_be_read(engine: Engine) {
-    let log = engine.open();
+    let log = engine.open().await;
     let mut tail = log.tail();
     let writer = Arc::clone(&log);
     let writing = async move { fill(&*writer, 0..100).await };
@@ -336,7 +387,7 @@ async fn the_tail_is_announced_after_it_can_be_read(engine: Engine) {
 }
 
 async fn received_at_never_goes_backwards(engine: Engine) {
-    let log = engine.open();
+    let log = engine.open().await;
     for (number, second) in [(1, 100), (2, 50), (3, 120)] {
         log.append(NewEvent {
             received_at: at(second),
@@ -364,7 +415,7 @@ async fn received_at_never_goes_backwards(engine: Engine) {
 }
 
 async fn a_time_names_one_place_in_the_log(engine: Engine) {
-    let log = engine.open();
+    let log = engine.open().await;
     fill(&*log, 0..40).await;
     log.trim(
         Retention {
@@ -395,7 +446,7 @@ async fn a_time_names_one_place_in_the_log(engine: Engine) {
 }
 
 async fn reading_forward_from_before_the_trim_point_is_an_error_and_backward_ends_there(engine: Engine) {
-    let log = engine.open();
+    let log = engine.open().await;
     fill(&*log, 0..20).await;
     log.trim(
         Retention {
@@ -420,7 +471,7 @@ async fn reading_forward_from_before_the_trim_point_is_an_error_and_backward_end
 }
 
 async fn retention_by_size_removes_the_oldest_until_the_rest_fits(engine: Engine) {
-    let log = engine.open();
+    let log = engine.open().await;
     let large = |number: i64| event("one", &format!("{number}{}", "x".repeat(8 * 1024)), number);
     for number in 0..600 {
         log.append(large(number)).await.unwrap();
@@ -446,7 +497,7 @@ async fn retention_by_size_removes_the_oldest_until_the_rest_fits(engine: Engine
 }
 
 async fn after_closing_nothing_is_taken(engine: Engine) {
-    let log = engine.open();
+    let log = engine.open().await;
     log.append(numbered(1)).await.unwrap();
     log.close().await;
     assert!(log.append(numbered(2)).await.is_err());
@@ -454,7 +505,7 @@ async fn after_closing_nothing_is_taken(engine: Engine) {
 }
 
 async fn event_types_are_known_across_restarts(engine: Engine) {
-    let log = engine.open();
+    let log = engine.open().await;
     fill(&*log, 0..12).await;
     let expected = [
         "avatar_video.fail",
@@ -494,7 +545,7 @@ fn any_read_is_what_going_through_by_hand_gives(make: fn() -> Engine) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let engine = make();
     let log = runtime.block_on(async {
-        let log = engine.open();
+        let log = engine.open().await;
         fill(&*log, 0..150).await;
         log.trim(
             Retention {

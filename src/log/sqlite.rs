@@ -11,6 +11,7 @@ mod checkpoint;
 mod database;
 mod ids;
 mod index;
+mod projection;
 mod reader;
 mod recent;
 mod replies;
@@ -32,16 +33,19 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use self::database::OpenError;
 use self::{
     batch::Recorded,
-    database::LogDatabase,
+    database::{Beginning, Durability, LogDatabase},
     ids::Ids,
     reader::Readers,
     recent::Recent,
     replies::Replies,
     twins::Twins,
     writer::{Append, Command},
+};
+pub use self::{
+    database::OpenError,
+    projection::{Applied, Change, Entry, Projection, Start},
 };
 use super::{
     AppendError, Appended, Bounds, Chunk, Direction, EventLog, Limit, Range, ReadError, Retention, Trimmed,
@@ -103,7 +107,22 @@ impl SqliteLog {
         metrics: LogMetrics,
         progress: impl FnMut(u64, u64),
     ) -> Result<Self, OpenError> {
-        let mut log = LogDatabase::open(&directory.join("log.db"), new_log_id)?;
+        let beginning = || Beginning {
+            log_id: new_log_id(),
+            trimmed: Sequence::ZERO,
+            received_at_us: i64::MIN,
+        };
+        let log = LogDatabase::open(&directory.join("log.db"), Durability::Synced, beginning)?;
+        Self::start(directory, log, metrics, progress)
+    }
+
+    /// Brings the index of an open log up to date and starts its threads.
+    fn start(
+        directory: &Path,
+        mut log: LogDatabase,
+        metrics: LogMetrics,
+        progress: impl FnMut(u64, u64),
+    ) -> Result<Self, OpenError> {
         let index_path = directory.join("index.db");
         let index = index::open_up_to_date(&index_path, &mut log, progress)?;
         let shared = Arc::new(Shared {
@@ -154,6 +173,25 @@ impl SqliteLog {
             threads: Mutex::new(threads),
             tasks,
         })
+    }
+
+    /// Up to where retention removes events: all that are too old, or any of them as long as the log is too large.
+    async fn due(&self, retention: Retention, now: Timestamp) -> Result<Option<Sequence>, ReadError> {
+        let size = self.readers.with(|reader| reader.size_bytes()).await?;
+        self.shared.size_bytes.store(size, Ordering::Relaxed);
+        let Bounds { trimmed, tail } = self.bounds();
+        let through = match retention {
+            Retention {
+                size_bytes: Some(most),
+                ..
+            } if size > most => tail,
+            Retention { age: Some(age), .. } => {
+                let oldest_kept = now.checked_sub(age).unwrap_or(Timestamp::MIN);
+                self.before_time(oldest_kept).await?
+            }
+            Retention { .. } => Sequence::ZERO,
+        };
+        Ok(Some(through).filter(|through| *through > trimmed))
     }
 
     async fn ask<T>(
@@ -268,28 +306,10 @@ impl EventLog for SqliteLog {
         let _one_at_a_time = self.trimming.lock().await;
         let unavailable = |error: ReadError| AppendError::Closed(error.to_string().into());
         let mut removed = Trimmed::default();
-        let too_old = match retention.age {
-            Some(age) => {
-                let oldest_kept = now.checked_sub(age).unwrap_or(Timestamp::MIN);
-                self.before_time(oldest_kept).await.map_err(unavailable)?
-            }
-            None => Sequence::ZERO,
-        };
-        loop {
-            let size = self
-                .readers
-                .with(|reader| reader.size_bytes())
-                .await
-                .map_err(unavailable)?;
-            self.shared.size_bytes.store(size, Ordering::Relaxed);
-            let Bounds { trimmed, tail } = self.bounds();
-            let too_large = retention.size_bytes.is_some_and(|most| size > most);
-            let through = if too_large { tail } else { too_old };
-            if through <= trimmed {
-                return Ok(removed);
-            }
+        while let Some(through) = self.due(retention, now).await.map_err(unavailable)? {
             removed.events += self.ask(|reply| Command::Trim { through, reply }).await?;
         }
+        Ok(removed)
     }
 
     fn size_bytes(&self) -> u64 {

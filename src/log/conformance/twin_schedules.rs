@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use futures_util::future::join_all;
+use futures_util::{StreamExt, stream};
 use proptest::{collection::vec, prelude::*, sample::select};
 
 use super::{
@@ -75,8 +75,8 @@ fn event_of(&(kind, endpoint, thing, number, time): &Spec) -> NewEvent {
 }
 
 impl Model {
-    /// Where the event is afterwards, and whether it is new.
-    fn append(&mut self, spec: &Spec, event: &NewEvent) -> (Sequence, bool) {
+    /// Where the event is afterwards, and whether it is new. A new one may be anywhere behind the others: at `answered`.
+    fn append(&mut self, spec: &Spec, event: &NewEvent, answered: Sequence) -> (Sequence, bool) {
         let &(kind, endpoint, thing, _, time) = spec;
         let received_at = event.received_at.as_second().max(self.last_received_at);
         let time = if kind == Kind::Entry { time } else { received_at };
@@ -101,7 +101,7 @@ impl Model {
             twin.ids.push(event.id);
             return (Sequence::new(twin.sequence), false);
         }
-        self.tail += 1;
+        self.tail = answered.get().max(self.tail + 1);
         self.last_received_at = received_at;
         self.events.push(ModelEvent {
             sequence: self.tail,
@@ -146,18 +146,24 @@ fn schedules() -> impl Strategy<Value = Vec<Step>> {
 }
 
 async fn run(engine: Engine, schedule: Vec<Step>) {
-    let (mut log, mut model) = (engine.open(), Model::default());
+    let (mut log, mut model) = (engine.open().await, Model::default());
     let mut seen: HashMap<EventId, NewEvent> = HashMap::new();
     for step in schedule {
         match step {
             Step::Append(specs) => {
                 let events: Vec<_> = specs.iter().map(event_of).collect();
                 seen.extend(events.iter().map(|event| (event.id, event.clone())));
-                let answers = join_all(events.iter().map(|event| log.append(event.clone()))).await;
+                let appends = events.iter().map(|event| log.append(event.clone()));
+                let at_once = if engine.keeps_the_order_of_calls() {
+                    events.len()
+                } else {
+                    1
+                };
+                let answers: Vec<_> = stream::iter(appends).buffered(at_once).collect().await;
                 for ((spec, event), answer) in specs.iter().zip(&events).zip(answers) {
                     let answer = answer.unwrap();
                     let answer = (answer.sequence, answer.outcome == Outcome::New);
-                    assert_eq!(answer, model.append(spec, event), "{spec:?}");
+                    assert_eq!(answer, model.append(spec, event, answer.0), "{spec:?}");
                 }
             }
             Step::Reopen => log = engine.reopen(log).await,

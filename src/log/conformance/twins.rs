@@ -78,7 +78,7 @@ const fn same_as(sequence: Sequence) -> Appended {
 }
 
 async fn an_entry_is_the_push_that_came_before_it(engine: Engine) {
-    let log = engine.open();
+    let log = engine.open().await;
     let push = push(r#"{"video_id":"v","callback_id":"c"}"#, NOON + 5);
     let entry = entry(r#"{"video_id":"v","url":"u"}"#, "e", NOON);
     let first = append_new(&*log, &push).await;
@@ -90,7 +90,7 @@ async fn an_entry_is_the_push_that_came_before_it(engine: Engine) {
 }
 
 async fn a_push_is_the_entry_that_came_before_it(engine: Engine) {
-    let log = engine.open();
+    let log = engine.open().await;
     let entry = entry(VIDEO, "e", NOON);
     let push = push(r#"{"video_id":"v","url":"u"}"#, NOON + HOUR);
     let first = append_new(&*log, &entry).await;
@@ -102,7 +102,7 @@ async fn a_push_is_the_entry_that_came_before_it(engine: Engine) {
 }
 
 async fn twins_meet_across_a_restart(engine: Engine) {
-    let log = engine.open();
+    let log = engine.open().await;
     let (pushed, listed) = (r#"{"video_id":"pushed"}"#, r#"{"video_id":"listed"}"#);
     let by_push = append_new(&*log, &push(pushed, NOON)).await;
     let by_entry = append_new(&*log, &entry(listed, "listed", NOON)).await;
@@ -117,7 +117,7 @@ async fn twins_meet_across_a_restart(engine: Engine) {
 }
 
 async fn an_alias_is_an_id_of_its_event_also_after_a_restart(engine: Engine) {
-    let mut log = engine.open();
+    let mut log = engine.open().await;
     let (pushed, listed) = (r#"{"video_id":"pushed"}"#, r#"{"video_id":"listed"}"#);
     let by_push = append_new(&*log, &push(pushed, NOON)).await;
     let by_entry = append_new(&*log, &entry(listed, "listed", NOON)).await;
@@ -148,7 +148,7 @@ async fn an_alias_is_an_id_of_its_event_also_after_a_restart(engine: Engine) {
 }
 
 async fn an_alias_is_an_id_for_a_delivery_with_that_event_id(engine: Engine) {
-    let log = engine.open();
+    let log = engine.open().await;
     let first = append_new(&*log, &push(VIDEO, NOON)).await;
     let entry = entry(VIDEO, "e", NOON);
     assert_eq!(append(&*log, &entry).await, twin_of(first));
@@ -159,7 +159,7 @@ async fn an_alias_is_an_id_for_a_delivery_with_that_event_id(engine: Engine) {
 }
 
 async fn one_push_is_the_twin_of_one_entry(engine: Engine) {
-    let log = engine.open();
+    let log = engine.open().await;
     let first = append_new(&*log, &push(VIDEO, NOON)).await;
     assert_eq!(append(&*log, &entry(VIDEO, "e1", NOON)).await, twin_of(first));
     append_new(&*log, &entry(VIDEO, "e2", NOON)).await;
@@ -169,7 +169,7 @@ async fn one_push_is_the_twin_of_one_entry(engine: Engine) {
 }
 
 async fn one_entry_is_the_twin_of_one_push(engine: Engine) {
-    let log = engine.open();
+    let log = engine.open().await;
     let push = |n| push_of("one", "avatar_video.fail", VIDEO, n, NOON + HOUR);
     let first = append_new(&*log, &entry(VIDEO, "e", NOON)).await;
     assert_eq!(append(&*log, &push(1)).await, twin_of(first));
@@ -180,7 +180,7 @@ async fn one_entry_is_the_twin_of_one_push(engine: Engine) {
 }
 
 async fn of_several_the_earliest_is_the_twin(engine: Engine) {
-    let log = engine.open();
+    let log = engine.open().await;
     let push = |n| push_of("one", "avatar_video.fail", VIDEO, n, NOON + HOUR + n);
     let (first, second) = (
         append_new(&*log, &push(1)).await,
@@ -199,7 +199,7 @@ async fn of_several_the_earliest_is_the_twin(engine: Engine) {
 }
 
 async fn events_of_other_subjects_are_no_twins(engine: Engine) {
-    let log = engine.open();
+    let log = engine.open().await;
     let cases = [
         ("two", "avatar_video.fail", VIDEO),
         ("one", "avatar_video.success", VIDEO),
@@ -220,7 +220,7 @@ async fn events_of_other_subjects_are_no_twins(engine: Engine) {
 }
 
 async fn the_callback_id_names_what_has_no_entity_id(engine: Engine) {
-    let log = engine.open();
+    let log = engine.open().await;
     let named = |callback_id: &str, n| format!(r#"{{"callback_id":"{callback_id}","n":{n}}}"#);
     let first = append_new(&*log, &push(&named("c", 1), NOON)).await;
     append_new(&*log, &entry(&named("d", 1), "d", NOON)).await;
@@ -231,7 +231,7 @@ async fn the_callback_id_names_what_has_no_entity_id(engine: Engine) {
 }
 
 async fn the_data_names_what_has_no_id(engine: Engine) {
-    let log = engine.open();
+    let log = engine.open().await;
     let pushed = append_new(&*log, &push(r#"{"a":1,"b":[true,"é"]}"#, NOON)).await;
     let listed = append_new(&*log, &entry(r#"{"a":2}"#, "listed", NOON)).await;
     append_new(&*log, &entry(r#"{"a":1,"b":["é",true]}"#, "other", NOON)).await;
@@ -243,7 +243,7 @@ async fn the_data_names_what_has_no_id(engine: Engine) {
 }
 
 async fn what_is_no_event_of_heygens_has_no_twin(engine: Engine) {
-    let log = engine.open();
+    let log = engine.open().await;
     for (number, body) in [
         "",
         "[]",
@@ -274,7 +274,7 @@ const WINDOW_ENDS: [(i64, bool); 4] = [
 ];
 
 async fn an_entry_takes_only_a_push_of_its_time(engine: Engine) {
-    let mut log = engine.open();
+    let mut log = engine.open().await;
     for (number, (received_after, twins)) in (0..).zip(WINDOW_ENDS) {
         let data = format!(r#"{{"video_id":"v{number}"}}"#);
         let noon = NOON + number * 10 * WINDOW;
@@ -287,7 +287,7 @@ async fn an_entry_takes_only_a_push_of_its_time(engine: Engine) {
 }
 
 async fn a_push_takes_only_an_entry_of_its_time(engine: Engine) {
-    let mut log = engine.open();
+    let mut log = engine.open().await;
     for (number, (received_after, twins)) in (0..).zip(WINDOW_ENDS) {
         let data = format!(r#"{{"video_id":"v{number}"}}"#);
         let noon = NOON + number * 10 * WINDOW;
@@ -302,7 +302,7 @@ async fn a_push_takes_only_an_entry_of_its_time(engine: Engine) {
 }
 
 async fn an_entry_of_no_time_has_no_twin(engine: Engine) {
-    let log = engine.open();
+    let log = engine.open().await;
     let entry = |id: &str| {
         let body = format!(r#"{{"event_id":"{id}","event_type":"avatar_video.fail","event_data":{VIDEO}}}"#);
         from_history(&event("one", &body, NOON))
@@ -314,7 +314,7 @@ async fn an_entry_of_no_time_has_no_twin(engine: Engine) {
 }
 
 async fn callbacks_and_pushes_with_an_event_id_have_no_twins(engine: Engine) {
-    let log = engine.open();
+    let log = engine.open().await;
     let with_id = |id: &str| {
         let body = format!(r#"{{"event_id":"{id}","event_type":"avatar_video.fail","event_data":{VIDEO}}}"#);
         event("one", &body, NOON)
@@ -333,7 +333,7 @@ async fn callbacks_and_pushes_with_an_event_id_have_no_twins(engine: Engine) {
 }
 
 async fn another_body_from_the_history_is_no_differing_delivery(engine: Engine) {
-    let log = engine.open();
+    let log = engine.open().await;
     let entry = entry(VIDEO, "e", NOON);
     let body = r#"{"event_id":"e","event_type":"avatar_video.fail","event_data":{"video_id":"v"}}"#;
     let with_id = event("one", body, NOON);
@@ -344,7 +344,7 @@ async fn another_body_from_the_history_is_no_differing_delivery(engine: Engine) 
 }
 
 async fn an_alias_is_trimmed_with_its_event(engine: Engine) {
-    let log = engine.open();
+    let log = engine.open().await;
     let (pushed, listed) = (r#"{"video_id":"pushed"}"#, r#"{"video_id":"listed"}"#);
     append_new(&*log, &push(pushed, NOON)).await;
     append_new(&*log, &entry(listed, "listed", NOON)).await;
@@ -372,7 +372,7 @@ async fn an_alias_is_trimmed_with_its_event(engine: Engine) {
 }
 
 async fn twins_in_one_commit_are_one_event(engine: Engine) {
-    let log = engine.open();
+    let log = engine.open().await;
     // The first of them keep the writer busy, so that those behind are one batch.
     let busy = (0..20).map(|n| push_of("two", "a.b", &format!(r#"{{"n":{n}}}"#), n, NOON));
     let [a, b] = [r#"{"video_id":"a"}"#, r#"{"callback_id":"b"}"#];

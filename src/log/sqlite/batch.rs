@@ -42,12 +42,26 @@ pub(super) struct Batch<'a> {
 pub(super) struct Recorded {
     event: NewEvent,
     record: Vec<u8>,
+    /// Its place, where that is decided elsewhere.
+    place: Option<Sequence>,
 }
 
 impl Recorded {
     pub(super) fn of(event: NewEvent) -> Self {
         let record = record::encode(&event);
-        Self { event, record }
+        Self {
+            event,
+            record,
+            place: None,
+        }
+    }
+
+    /// One whose place is decided elsewhere.
+    pub(super) fn at(place: Sequence, event: NewEvent) -> Self {
+        Self {
+            place: Some(place),
+            ..Self::of(event)
+        }
     }
 
     /// Of the body.
@@ -61,7 +75,10 @@ impl Recorded {
             return self;
         }
         self.event.received_at = time;
-        Self::of(self.event)
+        Self {
+            place: self.place,
+            ..Self::of(self.event)
+        }
     }
 }
 
@@ -112,19 +129,21 @@ impl<'a> Batch<'a> {
     }
 
     fn store_one(&mut self, event: Recorded, known: Known) -> Result<Appended, rusqlite::Error> {
-        let Recorded { event, record } = event.not_before(self.last_received_at);
+        let Recorded { event, record, place } = event.not_before(self.last_received_at);
         let first = known.first.or_else(|| self.in_batch.get(&event.id).cloned());
         if let Some(first) = first {
+            self.note_duplicate(place, &first)?;
             return Ok(Appended::duplicate(&first, &event));
         }
         if let Some(first) = self.twin(&event, known.pushes.as_ref())? {
+            self.note_duplicate(place, &first)?;
             self.twins.pair(self.log, &event, first.sequence)?;
             self.shared.ids.add(event.id);
             let appended = Appended::duplicate(&first, &event);
             self.in_batch.insert(event.id, first);
             return Ok(appended);
         }
-        let sequence = self.tail.next();
+        let sequence = place.unwrap_or(self.tail.next());
         self.insert.execute(params![to_sql(sequence), record])?;
         self.shared.ids.add(event.id);
         let search = known.pushes.as_ref().map(|(search, _)| search);
@@ -137,6 +156,15 @@ impl<'a> Batch<'a> {
             sequence,
             outcome: Outcome::New,
         })
+    }
+
+    /// Remembers which entries elsewhere are duplicates, and of what.
+    fn note_duplicate(&self, place: Option<Sequence>, first: &StoredEvent) -> Result<(), rusqlite::Error> {
+        let Some(place) = place else { return Ok(()) };
+        self.log
+            .prepare_cached("INSERT INTO duplicates (sequence, first) VALUES (?1, ?2)")?
+            .execute([to_sql(place), to_sql(first.sequence)])
+            .map(drop)
     }
 
     /// The stored event that is the same as this one without having its id.

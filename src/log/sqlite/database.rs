@@ -2,13 +2,14 @@
 //! know threads.
 
 use std::{
-    fs::OpenOptions,
+    fs::{self, OpenOptions},
     io,
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, config::DbConfig, params};
 
 use super::{super::record, twins};
@@ -18,7 +19,7 @@ use crate::{
 };
 
 /// The layout of `log.db` that this version reads and writes.
-const FORMAT: i64 = 2;
+const FORMAT: i64 = 3;
 
 /// Why a log cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +67,35 @@ pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
     )
 }
 
+/// What a commit survives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Durability {
+    /// A power cut: every commit is synced.
+    Synced,
+    /// A kill. A power cut may take the last commits, and they are made again from elsewhere.
+    Rebuildable,
+}
+
+impl Durability {
+    fn synchronous(self) -> &'static str {
+        match self {
+            Self::Synced => "FULL",
+            Self::Rebuildable => "NORMAL",
+        }
+    }
+}
+
+/// Where a new log begins.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Beginning {
+    /// Its id.
+    pub(super) log_id: LogId,
+    /// Everything up to here is not in it.
+    pub(super) trimmed: Sequence,
+    /// No event in it was received before (µs).
+    pub(super) received_at_us: i64,
+}
+
 /// `log.db`, open for writing.
 #[derive(Debug)]
 pub(super) struct LogDatabase {
@@ -74,25 +104,37 @@ pub(super) struct LogDatabase {
     log_id: LogId,
     last: Option<StoredEvent>,
     trimmed: Sequence,
+    position: Sequence,
+    received_at_us: i64,
 }
 
 impl LogDatabase {
-    pub(super) fn open(path: &Path, new_log_id: impl FnOnce() -> LogId) -> Result<Self, OpenError> {
-        Self::open_unchecked(path, new_log_id).map_err(|error| match error {
+    pub(super) fn open(
+        path: &Path,
+        durability: Durability,
+        beginning: impl FnOnce() -> Beginning,
+    ) -> Result<Self, OpenError> {
+        Self::open_unchecked(path, durability, beginning).map_err(|error| match error {
             OpenError::Database(error) if is_damage(&error) => OpenError::NotALog(path.to_owned()),
             error => error,
         })
     }
 
-    fn open_unchecked(path: &Path, new_log_id: impl FnOnce() -> LogId) -> Result<Self, OpenError> {
-        Self::prepare(path, new_log_id)?;
+    fn open_unchecked(
+        path: &Path,
+        durability: Durability,
+        beginning: impl FnOnce() -> Beginning,
+    ) -> Result<Self, OpenError> {
+        Self::prepare(path, beginning)?;
         if let Err(error) = allocate_write_ahead_log(path) {
             tracing::warn!(%error, "the write-ahead log cannot be given its size; commits are slower until it has it");
         }
-        let connection = open_for_writing(path, "FULL")?;
-        let (log_id, trimmed) = connection.query_row("SELECT log_id, trimmed FROM log", [], |row| {
-            Ok((row.get::<_, i64>(0)?, row.get(1)?))
-        })?;
+        let connection = open_for_writing(path, durability.synchronous())?;
+        let (log_id, trimmed, position, received_at_us) = connection.query_row(
+            "SELECT log_id, trimmed, position, received_at_us FROM log",
+            [],
+            |row| Ok((row.get::<_, i64>(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
+        )?;
         let last = connection
             .query_row(
                 "SELECT sequence, record FROM events ORDER BY sequence DESC LIMIT 1",
@@ -113,15 +155,17 @@ impl LogDatabase {
             log_id: LogId::new(log_id.cast_unsigned()),
             last,
             trimmed: from_sql(trimmed),
+            position: from_sql(position),
+            received_at_us,
         })
     }
 
     /// Makes the file if it is missing, and closes it again: closing removes the write-ahead log.
-    fn prepare(path: &Path, new_log_id: impl FnOnce() -> LogId) -> Result<(), OpenError> {
-        let connection = open_for_writing(path, "FULL")?;
+    fn prepare(path: &Path, beginning: impl FnOnce() -> Beginning) -> Result<(), OpenError> {
+        let connection = open_for_writing(path, Durability::Synced.synchronous())?;
         let format: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
         match format {
-            0 => Ok(create(&connection, new_log_id())?),
+            0 => Ok(create(&connection, beginning())?),
             FORMAT => Ok(()),
             found => Err(OpenError::OtherFormat {
                 path: path.to_owned(),
@@ -134,9 +178,16 @@ impl LogDatabase {
         self.log_id
     }
 
-    /// The newest event when the log was opened.
-    pub(super) fn last(&self) -> Option<&StoredEvent> {
-        self.last.as_ref()
+    /// When the newest event that the log ever had was received, when it was opened.
+    pub(super) fn last_received_at(&self) -> Timestamp {
+        let trimmed = Timestamp::from_microsecond(self.received_at_us).unwrap_or(Timestamp::MIN);
+        let last = self.last.as_ref().map(|event| event.event.received_at);
+        last.unwrap_or(trimmed).max(trimmed)
+    }
+
+    /// Of a log whose entries are elsewhere: how far they were applied, when it was opened.
+    pub(super) fn position(&self) -> Sequence {
+        self.position
     }
 
     pub(super) fn trimmed(&self) -> Sequence {
@@ -162,16 +213,30 @@ pub(super) fn size_bytes(connection: &Connection) -> Result<u64, rusqlite::Error
     )
 }
 
-fn create(connection: &Connection, log_id: LogId) -> Result<(), rusqlite::Error> {
+/// `position` and `duplicates` are used where the entries of the log are elsewhere: how far they were applied, and which
+/// of them were duplicates of what. `received_at_us` is of the newest event that retention removed.
+fn create(connection: &Connection, beginning: Beginning) -> Result<(), rusqlite::Error> {
+    let Beginning {
+        log_id,
+        trimmed,
+        received_at_us,
+    } = beginning;
     connection.execute_batch(
         "BEGIN IMMEDIATE;
-         CREATE TABLE log (log_id INTEGER NOT NULL, trimmed INTEGER NOT NULL);
-         CREATE TABLE events (sequence INTEGER PRIMARY KEY, record BLOB NOT NULL);",
+         CREATE TABLE log (
+           log_id INTEGER NOT NULL,
+           trimmed INTEGER NOT NULL,
+           position INTEGER NOT NULL,
+           received_at_us INTEGER NOT NULL
+         );
+         CREATE TABLE events (sequence INTEGER PRIMARY KEY, record BLOB NOT NULL);
+         CREATE TABLE duplicates (sequence INTEGER PRIMARY KEY, first INTEGER NOT NULL);
+         CREATE INDEX duplicates_by_first ON duplicates (first);",
     )?;
     connection.execute_batch(twins::SCHEMA)?;
     connection.execute(
-        "INSERT INTO log VALUES (?1, 0)",
-        params![log_id.get().cast_signed()],
+        "INSERT INTO log VALUES (?1, ?2, ?2, ?3)",
+        params![log_id.get().cast_signed(), to_sql(trimmed), received_at_us],
     )?;
     connection.pragma_update(None, "user_version", FORMAT)?;
     connection.execute_batch("COMMIT")
@@ -218,6 +283,24 @@ fn keep_plans(connection: &Connection) -> Result<(), rusqlite::Error> {
     connection
         .set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)
         .map(drop)
+}
+
+/// Removes a database and the files beside it.
+pub(super) fn remove(path: &Path) -> Result<(), OpenError> {
+    for suffix in ["", "-wal", "-shm"] {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        match fs::remove_file(&name) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(OpenError::File {
+                    path: name.into(),
+                    source,
+                });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Gives the write-ahead log its usual size before it is used, so that a commit's sync does not also have to record that

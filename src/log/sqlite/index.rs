@@ -4,7 +4,7 @@
 //! It is written with `synchronous=NORMAL`: after a power cut it may be behind, never inconsistent, and the next start
 //! reads the rest from the log.
 
-use std::{collections::BTreeSet, fs, ops::RangeInclusive, path::Path, sync::Arc, thread, time::Duration};
+use std::{collections::BTreeSet, ops::RangeInclusive, path::Path, sync::Arc, thread, time::Duration};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -46,7 +46,7 @@ pub(super) fn open_up_to_date(
             if let Err(error) = unusable {
                 tracing::warn!(%error, "the index is unusable and is rebuilt from the log");
             }
-            remove(path)?;
+            database::remove(path)?;
             Index::create(path, log.log_id())?
         }
     };
@@ -84,23 +84,6 @@ fn read_batch(log: &Connection, after: Sequence) -> Result<Vec<Read>, rusqlite::
         },
     )?;
     rows.collect()
-}
-
-fn remove(path: &Path) -> Result<(), OpenError> {
-    for suffix in ["", "-wal", "-shm"] {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        match fs::remove_file(&name) {
-            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                return Err(OpenError::File {
-                    path: name.into(),
-                    source,
-                });
-            }
-            _ => {}
-        }
-    }
-    Ok(())
 }
 
 impl Index {

@@ -44,6 +44,33 @@ impl<'a> Identities<'a> {
     }
 }
 
+/// The last of the oldest `count` events up to a sequence.
+pub(super) fn oldest(
+    log: &Connection,
+    through: Sequence,
+    count: usize,
+) -> Result<Option<Sequence>, rusqlite::Error> {
+    let last: Option<i64> = log.query_row(
+        "SELECT max(sequence) FROM
+           (SELECT sequence FROM events WHERE sequence <= ?1 ORDER BY sequence LIMIT ?2)",
+        params![to_sql(through), count as i64],
+        |row| row.get(0),
+    )?;
+    Ok(last.map(from_sql))
+}
+
+/// When the last event up to a sequence was received, if its record is sound.
+pub(super) fn received_at(log: &Connection, through: Sequence) -> Result<Option<Timestamp>, rusqlite::Error> {
+    let last: Option<(i64, Vec<u8>)> = log
+        .prepare_cached(
+            "SELECT sequence, record FROM events WHERE sequence <= ?1 ORDER BY sequence DESC LIMIT 1",
+        )?
+        .query_row([to_sql(through)], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let event = last.and_then(|(sequence, record)| record::decode(from_sql(sequence), record.into()).ok());
+    Ok(event.map(|event| event.event.received_at))
+}
+
 /// A few readers, lent to one read at a time.
 #[derive(Debug)]
 pub(super) struct Readers {
@@ -331,6 +358,27 @@ impl Reader {
             }
         }
         Ok(Sequence::new(before))
+    }
+
+    /// The last of the oldest `count` events up to a sequence.
+    pub(super) fn oldest(&self, through: Sequence, count: usize) -> Result<Option<Sequence>, ReadError> {
+        Ok(oldest(&self.log, through, count)?)
+    }
+
+    /// When the newest event that retention removed was received (µs).
+    pub(super) fn trimmed_received_at_us(&self) -> Result<i64, ReadError> {
+        let select = "SELECT received_at_us FROM log";
+        Ok(self.log.query_row(select, [], |row| row.get(0))?)
+    }
+
+    /// Duplicates of events that retention removed; a bounded number.
+    pub(super) fn duplicates_of_trimmed(&self, trimmed: Sequence) -> Result<Vec<Sequence>, ReadError> {
+        let mut select = self
+            .log
+            .prepare_cached("SELECT sequence FROM duplicates WHERE first <= ?1 ORDER BY first LIMIT ?2")?;
+        let parameters = params![to_sql(trimmed), limits::DUPLICATES_REMOVED_MAX as i64];
+        let rows = select.query_map(parameters, |row| row.get(0).map(from_sql))?;
+        Ok(rows.collect::<Result<_, _>>()?)
     }
 
     pub(super) fn size_bytes(&self) -> Result<u64, ReadError> {

@@ -14,7 +14,9 @@ use super::{
     Shared,
     batch::{Batch, Recorded},
     checkpoint::Checkpoint,
-    database::{LogDatabase, from_sql, to_sql},
+    database::{LogDatabase, to_sql},
+    projection::{Applied, Change, Entry},
+    reader,
     replies::Replies,
     twins::Twins,
 };
@@ -30,6 +32,16 @@ use crate::{
 pub(super) enum Command {
     /// Store an event.
     Append(Append),
+    /// Take in entries of a log that is elsewhere.
+    Apply {
+        entries: Vec<Entry>,
+        reply: oneshot::Sender<Result<Vec<Applied>, AppendError>>,
+    },
+    /// Forget duplicates that are no longer in the log elsewhere.
+    Forget {
+        duplicates: Vec<Sequence>,
+        reply: oneshot::Sender<Result<(), AppendError>>,
+    },
     /// Remove the oldest events up to a sequence, a bounded number of them; answers how many.
     Trim {
         through: Sequence,
@@ -60,6 +72,8 @@ pub(super) struct Writer {
     checkpoint: Arc<Checkpoint>,
     replies: Replies,
     tail: Sequence,
+    /// Of a log whose entries are elsewhere: how far they were taken in.
+    position: Sequence,
     last_received_at: Timestamp,
 }
 
@@ -73,7 +87,7 @@ impl Writer {
         replies: Replies,
     ) -> Self {
         let tail = log.tail();
-        let last_received_at = log.last().map_or(Timestamp::MIN, |event| event.event.received_at);
+        let (position, last_received_at) = (log.position(), log.last_received_at());
         Self {
             connection: log.connection,
             identity,
@@ -82,6 +96,7 @@ impl Writer {
             checkpoint,
             replies,
             tail,
+            position,
             last_received_at,
         }
     }
@@ -99,6 +114,12 @@ impl Writer {
                     let mut batch = vec![append];
                     pending = fill(&mut batch, &mut inbox);
                     self.append(batch);
+                }
+                Command::Apply { entries, reply } => {
+                    let _ = reply.send(self.apply(entries));
+                }
+                Command::Forget { duplicates, reply } => {
+                    let _ = reply.send(self.forget(&duplicates));
                 }
                 Command::Trim { through, reply } => {
                     let _ = reply.send(self.trim(through));
@@ -128,7 +149,7 @@ impl Writer {
             .map(|Append { event, reply }| (event, reply))
             .unzip();
         let count = events.len();
-        let result = self.usable().and_then(|()| self.commit(events));
+        let result = self.usable().and_then(|()| self.commit(events, None));
         match &result {
             Ok(_) => self.shared.metrics.committed(count, started.elapsed()),
             Err(_) => self.shared.metrics.failed(count),
@@ -144,8 +165,14 @@ impl Writer {
     }
 
     /// Makes a batch durable, then visible, then announces it.
-    fn commit(&mut self, events: Vec<Recorded>) -> Result<Vec<Appended>, AppendError> {
-        let (outcomes, new) = self.store(events).map_err(|error| self.failed(&error))?;
+    fn commit(
+        &mut self,
+        events: Vec<Recorded>,
+        position: Option<Sequence>,
+    ) -> Result<Vec<Appended>, AppendError> {
+        let (outcomes, new) = self
+            .store(events, position)
+            .map_err(|error| self.failed(&error))?;
         self.shared
             .writable
             .send_if_modified(|writable| std::mem::replace(writable, Ok(())).is_err());
@@ -170,11 +197,15 @@ impl Writer {
     fn store(
         &self,
         events: Vec<Recorded>,
+        position: Option<Sequence>,
     ) -> Result<(Vec<Appended>, Vec<Arc<StoredEvent>>), rusqlite::Error> {
         let transaction = self.begin()?;
         let last = (self.tail, self.last_received_at);
         let batch = Batch::new(&transaction, &self.identity, &self.shared, &self.twins, last)?;
         let stored = batch.store(events)?;
+        if let Some(position) = position {
+            set_position(&transaction, position)?;
+        }
         // Where nothing was written there is nothing to sync: what the duplicates repeat is durable.
         transaction.commit()?;
         Ok(stored)
@@ -185,6 +216,67 @@ impl Writer {
         Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate)
     }
 
+    /// Takes in entries that are decided elsewhere, in their order. Those that were taken in already are passed over.
+    fn apply(&mut self, entries: Vec<Entry>) -> Result<Vec<Applied>, AppendError> {
+        self.usable()?;
+        self.shared.recent.wait_for_room();
+        let mut applied = Vec::with_capacity(entries.len());
+        let mut entries = entries.into_iter().peekable();
+        while let Some(Entry { sequence, change }) = entries.next() {
+            if sequence <= self.position {
+                applied.push(Applied::Nothing);
+                continue;
+            }
+            match change {
+                Change::Append(event) => {
+                    let (mut events, mut position) = (vec![Recorded::at(sequence, event)], sequence);
+                    // A trim decides what is a duplicate after it, so it is taken in by itself.
+                    while let Some(Entry {
+                        sequence,
+                        change: Change::Append(event),
+                    }) = entries.next_if(|next| matches!(next.change, Change::Append(_)))
+                    {
+                        events.push(Recorded::at(sequence, event));
+                        position = sequence;
+                    }
+                    let started = Instant::now();
+                    let count = events.len();
+                    let outcomes = self.commit(events, Some(position))?;
+                    self.position = position;
+                    self.shared.metrics.committed(count, started.elapsed());
+                    applied.extend(outcomes.into_iter().map(Applied::Appended));
+                }
+                Change::Trim { through } => {
+                    let removed = self
+                        .remove_through(through, Some(sequence))
+                        .map_err(|error| self.failed(&error))?;
+                    self.position = sequence;
+                    self.shared.metrics.trimmed_events.inc_by(removed);
+                    applied.push(Applied::Trimmed(removed));
+                }
+                Change::Nothing => {
+                    set_position(&self.connection, sequence).map_err(|error| self.failed(&error))?;
+                    self.position = sequence;
+                    applied.push(Applied::Nothing);
+                }
+            }
+        }
+        Ok(applied)
+    }
+
+    fn forget(&mut self, duplicates: &[Sequence]) -> Result<(), AppendError> {
+        let forget = || {
+            let transaction = self.begin()?;
+            for &sequence in duplicates {
+                transaction
+                    .prepare_cached("DELETE FROM duplicates WHERE sequence = ?1")?
+                    .execute([to_sql(sequence)])?;
+            }
+            transaction.commit()
+        };
+        forget().map_err(|error| self.failed(&error))
+    }
+
     fn trim(&mut self, through: Sequence) -> Result<u64, AppendError> {
         self.usable()?;
         let removed = self.remove_oldest(through).map_err(|error| self.failed(&error))?;
@@ -193,18 +285,27 @@ impl Writer {
     }
 
     fn remove_oldest(&mut self, through: Sequence) -> Result<u64, rusqlite::Error> {
-        let last: Option<i64> = self.connection.query_row(
-            "SELECT max(sequence) FROM
-               (SELECT sequence FROM events WHERE sequence <= ?1 ORDER BY sequence LIMIT ?2)",
-            params![to_sql(through), limits::TRIM_EVENTS_MAX as i64],
-            |row| row.get(0),
-        )?;
-        let last = last.map_or(through, from_sql);
+        let last = reader::oldest(&self.connection, through, limits::TRIM_EVENTS_MAX)?;
+        self.remove_through(last.unwrap_or(through), None)
+    }
+
+    fn remove_through(&mut self, last: Sequence, position: Option<Sequence>) -> Result<u64, rusqlite::Error> {
+        let last = last.max(self.shared.trimmed());
+        let received_at = reader::received_at(&self.connection, last)?;
         // Before the rows go: see `Shared::trimmed`.
         self.shared.trimmed.store(last.get(), Ordering::SeqCst);
         let transaction = self.begin()?;
         let removed = transaction.execute("DELETE FROM events WHERE sequence <= ?1", [to_sql(last)])?;
-        transaction.execute("UPDATE log SET trimmed = ?1", [to_sql(last)])?;
+        transaction.execute(
+            "UPDATE log SET trimmed = ?1, received_at_us = max(received_at_us, ?2)",
+            params![
+                to_sql(last),
+                received_at.map_or(i64::MIN, Timestamp::as_microsecond)
+            ],
+        )?;
+        if let Some(position) = position {
+            set_position(&transaction, position)?;
+        }
         self.twins.trim(&transaction, last)?;
         transaction.commit()?;
         self.twins = Twins::open(&self.connection)?;
@@ -231,6 +332,12 @@ impl Writer {
         });
         failure
     }
+}
+
+fn set_position(log: &Connection, position: Sequence) -> Result<(), rusqlite::Error> {
+    log.prepare_cached("UPDATE log SET position = ?1")?
+        .execute([to_sql(position)])
+        .map(drop)
 }
 
 /// Adds the appends that are waiting, up to the size of a commit. Returns a command of another kind if one came up.

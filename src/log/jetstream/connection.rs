@@ -1,0 +1,106 @@
+//! The connection to the NATS servers. Owns how it is made and what its loss means; refuses to know what is sent on it.
+
+use std::{path::PathBuf, sync::Arc};
+
+use async_nats::{Client, ConnectOptions, Event, jetstream};
+use tokio::sync::watch;
+
+use super::JetStreamError;
+use crate::{limits, secret::Secret};
+
+/// Where the log is, and as whom it is read and written.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The servers, separated by commas, such as `nats://10.0.0.1:4222,nats://10.0.0.2:4222`.
+    pub servers: String,
+    /// The name of the stream, and the first token of its subjects.
+    pub stream: String,
+    /// On how many servers the stream is to be kept; `None` for as many as there are, at most three.
+    pub replicas: Option<usize>,
+    /// A file with a user's JWT and seed.
+    pub credentials_file: Option<PathBuf>,
+    /// The seed of an nkey.
+    pub nkey_seed: Option<Secret>,
+    /// Authorities for the certificates of servers.
+    pub ca_file: Option<PathBuf>,
+    /// Our own certificate and its key.
+    pub client_certificate: Option<(PathBuf, PathBuf)>,
+}
+
+/// Connects, and goes on connecting for as long as the client lives. `connected` tells whether it is at the moment.
+pub(super) async fn connect(settings: &Settings) -> Result<(Client, watch::Receiver<bool>), JetStreamError> {
+    let (connected, is_connected) = watch::channel(true);
+    let connected = Arc::new(connected);
+    let mut options = ConnectOptions::new()
+        .name("hookstream")
+        .connection_timeout(limits::NATS_CONNECT_TIMEOUT)
+        .ping_interval(limits::NATS_PING_INTERVAL)
+        .request_timeout(Some(limits::NATS_REQUEST_TIMEOUT))
+        .max_reconnects(None)
+        .reconnect_delay_callback(|attempts| {
+            let delay = limits::NATS_RECONNECT_DELAY_MIN * u32::try_from(attempts.min(16)).unwrap_or(16);
+            delay.min(limits::NATS_RECONNECT_DELAY_MAX)
+        })
+        .event_callback(move |event| {
+            note(&event, &connected);
+            std::future::ready(())
+        });
+    if let Some(path) = &settings.credentials_file {
+        let unreadable = |source| JetStreamError::Credentials {
+            path: path.clone(),
+            source,
+        };
+        options = options.credentials_file(path).await.map_err(unreadable)?;
+    }
+    if let Some(seed) = &settings.nkey_seed {
+        options = options.nkey(seed.expose().to_owned());
+    }
+    if let Some(path) = &settings.ca_file {
+        options = options.add_root_certificates(path.clone()).require_tls(true);
+    }
+    if let Some((certificate, key)) = &settings.client_certificate {
+        options = options.add_client_certificate(certificate.clone(), key.clone());
+    }
+    let servers = settings
+        .servers
+        .split(',')
+        .map(|server| server.trim().parse())
+        .collect::<Result<Vec<async_nats::ServerAddr>, _>>()
+        .map_err(|source| JetStreamError::Address {
+            servers: settings.servers.clone(),
+            source,
+        })?;
+    let client = options.connect(servers).await;
+    let client = client.map_err(|source| JetStreamError::Unreachable {
+        servers: settings.servers.clone(),
+        source,
+    })?;
+    Ok((client, is_connected))
+}
+
+/// JetStream over a connection.
+pub(super) fn jetstream(client: Client) -> jetstream::Context {
+    jetstream::ContextBuilder::new()
+        .timeout(limits::NATS_REQUEST_TIMEOUT)
+        .ack_timeout(limits::NATS_ACK_TIMEOUT)
+        .max_ack_inflight(limits::APPEND_QUEUE_MAX)
+        .backpressure_on_inflight(true)
+        .build(client)
+}
+
+fn note(event: &Event, connected: &watch::Sender<bool>) {
+    match event {
+        Event::Connected => {
+            if !connected.send_replace(true) {
+                tracing::info!("connected to NATS again");
+            }
+        }
+        Event::Disconnected | Event::Closed => {
+            if connected.send_replace(false) {
+                tracing::warn!("the connection to NATS is lost; connecting again");
+            }
+        }
+        // Said by what they lead to, if to anything.
+        other => tracing::debug!(event = %other, "NATS"),
+    }
+}

@@ -1,0 +1,154 @@
+//! NATS servers with JetStream for tests: real processes on loopback ports of their own. Owns their start, their deaths and
+//! their files; knows nothing of hookstream.
+
+use std::{
+    fs,
+    net::{TcpListener, TcpStream},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+/// Servers of one cluster, or one by itself. They end with this.
+pub struct Nats {
+    servers: Vec<Server>,
+    _directory: TempDir,
+}
+
+struct Server {
+    port: u16,
+    config: PathBuf,
+    log: PathBuf,
+    process: Option<Child>,
+}
+
+/// The program: `HOOKSTREAM_NATS_SERVER`, or the one that `tests/run` installs, or the one that is installed.
+#[allow(clippy::disallowed_methods, reason = "tests are told where it is")]
+fn program() -> PathBuf {
+    if let Some(path) = std::env::var_os("HOOKSTREAM_NATS_SERVER") {
+        return path.into();
+    }
+    let installed = PathBuf::from(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/target/tools-nats/bin/nats-server"
+    ));
+    if installed.exists() {
+        installed
+    } else {
+        "nats-server".into()
+    }
+}
+
+fn free_ports(count: usize) -> Vec<u16> {
+    let listeners: Vec<_> = (0..count)
+        .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
+        .collect();
+    listeners
+        .iter()
+        .map(|listener| listener.local_addr().unwrap().port())
+        .collect()
+}
+
+impl Nats {
+    /// Starts so many servers, a cluster if more than one. `settings` are more lines of their configuration.
+    pub fn start(count: usize, settings: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let (ports, routes) = (free_ports(count), free_ports(count));
+        let all_routes: Vec<_> = routes
+            .iter()
+            .map(|port| format!("nats://127.0.0.1:{port}"))
+            .collect();
+        let servers = (0..count).map(|number| {
+            let store = directory.path().join(format!("store{number}"));
+            let config = directory.path().join(format!("server{number}.conf"));
+            let mut text = format!(
+                "server_name: n{number}\nlisten: 127.0.0.1:{}\njetstream {{ store_dir: {store:?} }}\n{settings}\n",
+                ports[number]
+            );
+            if count > 1 {
+                text += &format!(
+                    "cluster {{ name: c, listen: 127.0.0.1:{}, routes: [{}] }}\n",
+                    routes[number],
+                    all_routes.join(", ")
+                );
+            }
+            fs::write(&config, text).unwrap();
+            Server {
+                port: ports[number],
+                config,
+                log: directory.path().join(format!("server{number}.log")),
+                process: None,
+            }
+        });
+        let mut nats = Self {
+            servers: servers.collect(),
+            _directory: directory,
+        };
+        (0..count).for_each(|number| nats.start_server(number));
+        nats
+    }
+
+    /// The servers as a client takes them.
+    pub fn url(&self) -> String {
+        let urls: Vec<_> = (0..self.servers.len())
+            .map(|number| self.url_of(number))
+            .collect();
+        urls.join(",")
+    }
+
+    /// One server.
+    pub fn url_of(&self, number: usize) -> String {
+        format!("nats://127.0.0.1:{}", self.servers[number].port)
+    }
+
+    /// Starts one that was killed.
+    pub fn start_server(&mut self, number: usize) {
+        let server = &mut self.servers[number];
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&server.log)
+            .unwrap();
+        let program = program();
+        let process = Command::new(&program)
+            .arg("-c")
+            .arg(&server.config)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap_or_else(|error| {
+                panic!(
+                    "{} cannot be run ({error}): tests/run installs it",
+                    program.display()
+                )
+            });
+        server.process = Some(process);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while TcpStream::connect(("127.0.0.1", server.port)).is_err() {
+            assert!(
+                Instant::now() < deadline,
+                "nats-server does not listen: {}",
+                fs::read_to_string(&server.log).unwrap_or_default()
+            );
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Kills one without warning.
+    pub fn kill_server(&mut self, number: usize) {
+        if let Some(mut process) = self.servers[number].process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+impl Drop for Nats {
+    fn drop(&mut self) {
+        (0..self.servers.len()).for_each(|number| self.kill_server(number));
+    }
+}

@@ -18,7 +18,7 @@ pub use self::{
 use crate::{
     forwarded::TrustedProxies,
     heygen::{Credentials, Heygen},
-    log::Retention,
+    log::{Retention, jetstream},
     sealing::{SealingKey, SealingKeys},
     secret::Secret,
     tls::TlsFiles,
@@ -33,6 +33,15 @@ pub enum LogFormat {
     Text,
     /// One object a line.
     Json,
+}
+
+/// Where events are kept.
+#[derive(Clone, Debug)]
+pub enum LogEngine {
+    /// In the data directory.
+    Sqlite,
+    /// In a stream of NATS servers.
+    JetStream(Box<jetstream::Settings>),
 }
 
 /// The effective configuration.
@@ -70,6 +79,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// What stored secrets are sealed with.
     pub sealing_keys: SealingKeys,
+    /// Where events are kept.
+    pub log: LogEngine,
     /// What to keep.
     pub retention: Retention,
     /// How long a drain may take.
@@ -150,6 +161,7 @@ impl Config {
             }),
             data_dir: reader.read("data-dir", PathBuf::new(), path),
             sealing_keys: reader.sealing_keys(),
+            log: reader.log(),
             retention: Retention {
                 age: reader.read("retention-age", None, |text| optional(text, duration)),
                 size_bytes: reader.read("retention-size", None, |text| {
@@ -165,10 +177,6 @@ impl Config {
             }),
             warnings: Vec::new(),
         };
-        reader.read("log", (), |text| match text {
-            "sqlite" => Ok(()),
-            _ => Err("is not an engine; there is sqlite".to_owned()),
-        });
         config.heygen = reader.heygen(config.public_url.as_deref());
         if reader.problems.is_empty() {
             config.warnings = reader.warnings;
@@ -263,6 +271,59 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Where events are kept.
+    fn log(&mut self) -> LogEngine {
+        let is_jetstream = self.read("log", false, |text| match text {
+            "sqlite" => Ok(false),
+            "jetstream" => Ok(true),
+            _ => Err("is not an engine; there are sqlite and jetstream".to_owned()),
+        });
+        let replicas = self.read("jetstream-replicas", None, |text| match text {
+            "auto" => Ok(None),
+            text => match text.parse() {
+                Ok(number @ 1..=5) => Ok(Some(number)),
+                _ => Err("is neither `auto` nor a number from 1 to 5".to_owned()),
+            },
+        });
+        let [credentials_file, ca_file, certificate, key] = [
+            "jetstream-credentials-file",
+            "jetstream-ca-file",
+            "jetstream-client-certificate-file",
+            "jetstream-client-key-file",
+        ]
+        .map(|key| self.read(key, None, |text| path(text).map(Some)));
+        let client_certificate = match (certificate, key) {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (None, None) => None,
+            _ => {
+                self.problems.push(
+                    "give jetstream-client-certificate-file and jetstream-client-key-file together"
+                        .to_owned(),
+                );
+                None
+            }
+        };
+        let nkey = self.secret("jetstream-nkey-file", "HOOKSTREAM_JETSTREAM_NKEY");
+        if nkey.is_some() && credentials_file.is_some() {
+            self.problems
+                .push("give jetstream-credentials-file or jetstream-nkey-file, not both".to_owned());
+        }
+        let settings = jetstream::Settings {
+            servers: self.read("jetstream-url", String::new(), nats_servers),
+            stream: self.read("jetstream-stream", String::new(), stream_name),
+            replicas,
+            credentials_file,
+            nkey_seed: nkey.map(|given| given.secret),
+            ca_file,
+            client_certificate,
+        };
+        if is_jetstream {
+            LogEngine::JetStream(Box::new(settings))
+        } else {
+            LogEngine::Sqlite
+        }
+    }
+
     /// The keys to seal stored secrets with, and to open them.
     fn sealing_keys(&mut self) -> SealingKeys {
         let problems = self.problems.len();
@@ -334,7 +395,13 @@ impl<'a> Reader<'a> {
             return otherwise;
         };
         parse(value).unwrap_or_else(|problem| {
-            self.problems.push(format!("{source}: `{value}` {problem}"));
+            // A URL may hold a password.
+            let shown = if value.contains('@') {
+                "what was given (not shown)"
+            } else {
+                value
+            };
+            self.problems.push(format!("{source}: `{shown}` {problem}"));
             otherwise
         })
     }

@@ -55,6 +55,14 @@ impl DataDir {
         }
     }
 
+    /// A directory in it, made if it is missing. Blocks.
+    pub fn directory(&self, name: &str) -> Result<PathBuf, DataDirError> {
+        let path = self.path.join(name);
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
+        made.map(|()| path.clone())
+            .map_err(|source| DataDirError::NotWritable { path, source })
+    }
+
     /// A file in it.
     pub fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)

@@ -162,6 +162,7 @@ impl Ingress {
             Ok(Err(AppendError::DiskFull)) => Answer::DiskFull,
             Ok(Err(AppendError::Closed(_))) => Answer::LogClosed,
             Ok(Err(AppendError::Locked)) => Answer::LogLocked,
+            Ok(Err(AppendError::TooLarge)) => Answer::BodyTooLarge,
             Ok(Err(AppendError::Unreachable(_))) => Answer::LogUnreachable,
             Err(_) => Answer::LogTooSlow,
         }

@@ -173,8 +173,14 @@ pub const DUPLICATES_REMOVED_MAX: usize = 256;
 /// How often retention looks for something to remove.
 pub const RETENTION_INTERVAL: Duration = Duration::from_secs(60);
 
+/// Largest message to NATS (bytes): the largest body, and what is stored beside it.
+pub const MESSAGE_BYTES_MAX: usize = BODY_BYTES_MAX + 16 * 1024;
 /// Longest a connection to a NATS server may take to come about.
 pub const NATS_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest a NATS cluster that is starting is waited for.
+pub const NATS_START_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often it is asked meanwhile.
+pub const NATS_START_INTERVAL: Duration = Duration::from_millis(250);
 /// How often a connection to NATS is asked whether it is there; two unanswered pings end it.
 pub const NATS_PING_INTERVAL: Duration = Duration::from_secs(2);
 /// Longest JetStream may take to acknowledge a message before it is sent again.

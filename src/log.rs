@@ -248,6 +248,9 @@ pub enum AppendError {
     /// Another program holds the storage's lock. A retry succeeds once it lets go.
     #[error("another program holds the lock of the log's files")]
     Locked,
+    /// The event is larger than the servers that keep the log take. It was not stored, and no retry helps.
+    #[error("the event is larger than the servers that keep the log take")]
+    TooLarge,
     /// The servers that keep the log do not answer. A retry succeeds once they do; the append may have happened.
     #[error("the servers that keep the log do not answer: {0}")]
     Unreachable(Arc<str>),

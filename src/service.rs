@@ -13,7 +13,7 @@ use crate::{
     admin::{self, Readiness},
     audit::{Audit, sqlite::SqliteAuditStore},
     clock::Clock,
-    config::Config,
+    config::{Config, LogEngine},
     data_dir::{DataDir, DataDirError},
     endpoints::{Endpoints, sqlite::SqliteEndpointStore},
     event::LogId,
@@ -24,6 +24,7 @@ use crate::{
     limits,
     log::{
         Direction, EventLog, Limit, Range, Retention,
+        jetstream::{JetStreamError, JetStreamLog},
         metrics::LogMetrics,
         sqlite::{OpenError, SqliteLog},
     },
@@ -70,6 +71,9 @@ pub enum StartError {
     /// The log.
     #[error(transparent)]
     Log(#[from] OpenError),
+    /// The log, where it is kept by NATS.
+    #[error(transparent)]
+    JetStream(#[from] JetStreamError),
     /// A file beside the log.
     #[error("{path} cannot be read")]
     State {
@@ -113,14 +117,14 @@ impl Service {
         let admin_tls = load_tls(&mut certificates, "admin", config.admin_tls.as_ref())?;
         let (path, keys) = (config.data_dir.clone(), config.sealing_keys.clone());
         let metrics = LogMetrics::registered(&mut registry);
-        let (data_dir, log, stores) = tasks::blocking(move || open(&path, keys, metrics)).await??;
+        let (data_dir, stores) = tasks::blocking(move || open(&path, keys)).await??;
+        let log = open_log(config, &data_dir, metrics).await?;
         let Stores {
             endpoints: store,
             subscriptions,
             tokens,
             audit,
         } = stores;
-        let log: Arc<dyn EventLog> = Arc::new(log);
         let load = Endpoints::load(Arc::new(store), clock.clone());
         let endpoints = Arc::new(load.map_err(|error| unreadable(&data_dir, STATE_FILE, error))?);
         let access = Access::load(Arc::new(tokens), config.operator_token.as_ref(), clock.clone());
@@ -308,6 +312,8 @@ fn load_tls(
 
 /// Where endpoints, tokens and the audit trail are kept.
 const STATE_FILE: &str = "state.db";
+/// Where the copy of a log is that is kept elsewhere. Never where a log is kept that is not.
+const COPY_DIRECTORY: &str = "jetstream";
 /// Where subscriptions are kept.
 const SUBSCRIPTIONS_FILE: &str = "subscriptions.db";
 
@@ -319,20 +325,33 @@ struct Stores {
     audit: SqliteAuditStore,
 }
 
-fn open(
-    path: &std::path::Path,
-    keys: SealingKeys,
+async fn open_log(
+    config: &Config,
+    data_dir: &DataDir,
     metrics: LogMetrics,
-) -> Result<(DataDir, SqliteLog, Stores), StartError> {
-    let data_dir = DataDir::open(path)?;
-    let mut last_report = std::time::Instant::now();
-    let progress = |done: u64, total: u64| {
-        if last_report.elapsed() >= Duration::from_secs(1) {
-            last_report = std::time::Instant::now();
-            tracing::info!(done, total, "bringing the index up to date");
+) -> Result<Arc<dyn EventLog>, StartError> {
+    match &config.log {
+        LogEngine::Sqlite => {
+            let path = data_dir.path().to_owned();
+            let mut last_report = std::time::Instant::now();
+            let progress = move |done: u64, total: u64| {
+                if last_report.elapsed() >= Duration::from_secs(1) {
+                    last_report = std::time::Instant::now();
+                    tracing::info!(done, total, "bringing the index up to date");
+                }
+            };
+            let open = move || SqliteLog::open(&path, || LogId::new(rand::random()), metrics, progress);
+            Ok(Arc::new(tasks::blocking(open).await??))
         }
-    };
-    let log = SqliteLog::open(data_dir.path(), || LogId::new(rand::random()), metrics, progress)?;
+        LogEngine::JetStream(settings) => {
+            let copy = data_dir.directory(COPY_DIRECTORY)?;
+            Ok(Arc::new(JetStreamLog::open(settings, &copy, metrics).await?))
+        }
+    }
+}
+
+fn open(path: &std::path::Path, keys: SealingKeys) -> Result<(DataDir, Stores), StartError> {
+    let data_dir = DataDir::open(path)?;
     let (state, subscriptions) = (data_dir.file(STATE_FILE), data_dir.file(SUBSCRIPTIONS_FILE));
     let of_state = |error| unreadable(&data_dir, STATE_FILE, error);
     let of_subscriptions = |error| unreadable(&data_dir, SUBSCRIPTIONS_FILE, error);
@@ -342,7 +361,7 @@ fn open(
         tokens: SqliteTokenStore::open(&state).map_err(of_state)?,
         audit: SqliteAuditStore::open(&state).map_err(of_state)?,
     };
-    Ok((data_dir, log, stores))
+    Ok((data_dir, stores))
 }
 
 fn unreadable(data_dir: &DataDir, file: &str, source: StoreError) -> StartError {

@@ -6,7 +6,7 @@ use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 use futures_util::StreamExt;
 use hookstream::{
     clock::Clock,
-    config::{Config, LogFormat},
+    config::{Config, LogEngine, LogFormat},
     event::LogId,
     forwarded::TrustedProxies,
     grpc::proto::{
@@ -77,6 +77,7 @@ pub async fn service(directory: &Path) -> Service {
         rotate_secrets_after: None,
         data_dir: directory.to_owned(),
         sealing_keys: SealingKeys::default(),
+        log: LogEngine::Sqlite,
         retention: Retention::default(),
         drain_deadline: Duration::from_secs(1),
         log_format: LogFormat::Auto,

@@ -16,6 +16,9 @@ use crate::config::LogFormat;
 /// token included. Whatever level is asked for, they say nothing below info.
 const READERS_OF_REQUESTS: [&str; 2] = ["h2", "hyper"];
 
+/// Who says of NATS what we say in our own words, and at lower levels shows what is sent. It says nothing below a warning.
+const NATS: &str = "async_nats";
+
 /// Starts logging to standard output: the log lines are what a service prints.
 pub fn start(format: LogFormat) {
     let json = match format {
@@ -60,5 +63,10 @@ fn filter(level: LevelFilter) -> impl Filter<Registry> {
 
 fn may_be_shown(line: &Metadata<'_>) -> bool {
     let crate_name = line.target().split("::").next().unwrap_or_default();
-    *line.level() <= Level::INFO || !READERS_OF_REQUESTS.contains(&crate_name)
+    let least = match crate_name {
+        NATS => Level::WARN,
+        name if READERS_OF_REQUESTS.contains(&name) => Level::INFO,
+        _ => Level::TRACE,
+    };
+    *line.level() <= least
 }

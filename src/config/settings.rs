@@ -174,7 +174,57 @@ pub(super) const SETTINGS: &[Setting] = &[
         key: "log",
         value_name: "ENGINE",
         default: Some("sqlite"),
-        help: "The event log: sqlite",
+        help: "Where events are kept: sqlite (in the data directory), or jetstream (in a stream of NATS servers, with a copy in \
+               the data directory)",
+    },
+    Setting {
+        key: "jetstream-url",
+        value_name: "LIST",
+        default: Some("nats://127.0.0.1:4222"),
+        help: "The NATS servers, such as nats://10.0.0.1:4222,nats://10.0.0.2:4222; tls:// for TLS",
+    },
+    Setting {
+        key: "jetstream-stream",
+        value_name: "NAME",
+        default: Some("hookstream"),
+        help: "The stream, made if missing. Replicas of one service name the same",
+    },
+    Setting {
+        key: "jetstream-replicas",
+        value_name: "NUMBER",
+        default: Some("auto"),
+        help: "On how many servers the stream is kept, 1 to 5; `auto` is three in a cluster that has them. For a stream that \
+               is there it is only compared",
+    },
+    Setting {
+        key: "jetstream-credentials-file",
+        value_name: "FILE",
+        default: None,
+        help: "A NATS credentials file (a user's JWT and seed)",
+    },
+    Setting {
+        key: "jetstream-nkey-file",
+        value_name: "FILE",
+        default: None,
+        help: "A file with the seed of an nkey instead; or HOOKSTREAM_JETSTREAM_NKEY",
+    },
+    Setting {
+        key: "jetstream-ca-file",
+        value_name: "FILE",
+        default: None,
+        help: "Authorities for the certificates of the NATS servers (PEM)",
+    },
+    Setting {
+        key: "jetstream-client-certificate-file",
+        value_name: "FILE",
+        default: None,
+        help: "Our own certificate for them (PEM)",
+    },
+    Setting {
+        key: "jetstream-client-key-file",
+        value_name: "FILE",
+        default: None,
+        help: "The private key of that certificate (PEM, unencrypted)",
     },
     Setting {
         key: "retention-age",

@@ -137,3 +137,27 @@ pub(super) fn positive_duration(text: &str) -> Result<Duration, String> {
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|_| "is not a duration such as 90s, 12h or 30days".to_owned())
 }
+
+/// The addresses of NATS servers. Passwords do not belong there: they would be seen among a process's arguments.
+pub(super) fn nats_servers(text: &str) -> Result<String, String> {
+    if text.contains('@') {
+        return Err(
+            "must not hold a user or password: use --jetstream-credentials-file or --jetstream-nkey-file"
+                .to_owned(),
+        );
+    }
+    if text.split(',').any(|server| server.trim().is_empty()) {
+        return Err("is no list such as nats://10.0.0.1:4222,nats://10.0.0.2:4222".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// The name of a stream: it is the first token of subjects, too.
+pub(super) fn stream_name(text: &str) -> Result<String, String> {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    if (1..=limits::NAME_BYTES_MAX).contains(&text.len()) && text.bytes().all(legal) {
+        Ok(text.to_owned())
+    } else {
+        Err("is not 1 to 63 letters, digits, - and _".to_owned())
+    }
+}

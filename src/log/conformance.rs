@@ -16,12 +16,24 @@ macro_rules! conformance {
             $(
                 #[tokio::test]
                 #[ignore = "needs nats-server: see tests/run"]
-                async fn $claim() { super::$claim(super::Engine::jetstream()).await; }
+                async fn $claim() { super::$claim(super::Engine::jetstream(1, 1)).await; }
             )*
             $(
                 #[test]
                 #[ignore = "needs nats-server: see tests/run"]
-                fn $property() { super::$property(super::Engine::jetstream); }
+                fn $property() { super::$property(|| super::Engine::jetstream(1, 1)); }
+            )*
+        }
+        mod jetstream_of_three_servers_at_two_replicas {
+            $(
+                #[tokio::test]
+                #[ignore = "needs nats-server: see tests/run"]
+                async fn $claim() { super::$claim(super::Engine::jetstream(3, 2)).await; }
+            )*
+            $(
+                #[test]
+                #[ignore = "needs nats-server: see tests/run"]
+                fn $property() { super::$property(|| super::Engine::jetstream(3, 2)); }
             )*
         }
     };
@@ -29,24 +41,23 @@ macro_rules! conformance {
 
 #[path = "../../tests/support/nats.rs"]
 mod nats;
+mod replicas;
 mod twin_schedules;
 mod twins;
 
 use std::{fs, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use self::nats::Nats;
+use self::replicas::Cluster;
 
 use super::{
-    Appended, Direction, EventLog, Limit, Outcome, Range, ReadError, Retention,
-    jetstream::{JetStreamLog, Settings},
-    memory::MemoryLog,
-    metrics::LogMetrics,
-    sqlite::SqliteLog,
+    Appended, Direction, EventLog, Limit, Outcome, Range, ReadError, Retention, memory::MemoryLog,
+    metrics::LogMetrics, sqlite::SqliteLog,
 };
 use crate::{
     event::{LogId, NewEvent, Sequence, StoredEvent, Verification},
@@ -62,7 +73,7 @@ const ALL: Limit = Limit {
 enum Engine {
     Memory(Arc<MemoryLog>),
     Sqlite(TempDir),
-    JetStream { nats: Nats, directory: TempDir },
+    JetStream(Cluster),
 }
 
 impl Engine {
@@ -74,16 +85,21 @@ impl Engine {
         Self::Sqlite(tempfile::tempdir().unwrap())
     }
 
-    fn jetstream() -> Self {
-        Self::JetStream {
-            nats: Nats::start(1, ""),
-            directory: tempfile::tempdir().unwrap(),
-        }
+    fn jetstream(servers: usize, replicas: usize) -> Self {
+        Self::JetStream(Cluster::new(servers, replicas))
     }
 
-    /// Whether appends that are made at once are stored in the order of the calls; nobody is promised that.
-    fn keeps_the_order_of_calls(&self) -> bool {
-        !matches!(self, Self::JetStream { .. })
+    /// Appends events at once; one after the other where those that are made at once may be stored in any order, which
+    /// is nobody's fault.
+    async fn append_all(&self, log: &dyn EventLog, events: Vec<NewEvent>) -> Vec<Appended> {
+        let at_once = match self {
+            Self::Memory(_) | Self::Sqlite(_) => events.len().max(1),
+            Self::JetStream(_) => 1,
+        };
+        let appends = events
+            .into_iter()
+            .map(|event| async move { log.append(event).await.unwrap() });
+        stream::iter(appends).buffered(at_once).collect().await
     }
 
     async fn open(&self) -> Arc<dyn EventLog> {
@@ -98,19 +114,7 @@ impl Engine {
                 );
                 Arc::new(log.unwrap())
             }
-            Self::JetStream { nats, directory } => {
-                let settings = Settings {
-                    servers: nats.url(),
-                    stream: "hookstream".to_owned(),
-                    replicas: None,
-                    credentials_file: None,
-                    nkey_seed: None,
-                    ca_file: None,
-                    client_certificate: None,
-                };
-                let log = JetStreamLog::open(&settings, directory.path(), LogMetrics::default());
-                Arc::new(log.await.unwrap())
-            }
+            Self::JetStream(cluster) => Arc::new(cluster.open().await),
         }
     }
 
@@ -129,11 +133,9 @@ impl Engine {
             log.close().await;
             fs::remove_file(directory.path().join("index.db")).unwrap();
         }
-        if let Self::JetStream { directory, .. } = self {
+        if let Self::JetStream(cluster) = self {
             log.close().await;
-            for file in fs::read_dir(directory.path()).unwrap() {
-                fs::remove_file(file.unwrap().path()).unwrap();
-            }
+            cluster.lose_a_copy();
         }
         drop(log);
         self.open().await

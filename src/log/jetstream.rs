@@ -21,7 +21,7 @@ use std::{path::Path, sync::Arc};
 
 use async_nats::jetstream::{
     Context,
-    context::AccountError,
+    context::{AccountError, PublishErrorKind},
     message::PublishMessage,
     stream::{RawMessageErrorKind, Stream},
 };
@@ -145,6 +145,15 @@ impl JetStreamLog {
         metrics: LogMetrics,
     ) -> Result<Self, JetStreamError> {
         let (client, is_connected) = connection::connect(settings).await?;
+        let (needed, taken) = (limits::MESSAGE_BYTES_MAX, client.server_info().max_payload);
+        if taken < needed {
+            tracing::warn!(
+                max_payload = taken,
+                needed,
+                "the NATS servers take smaller messages than the largest delivery makes: larger ones are refused with 413; set \
+                 max_payload to 2MB"
+            );
+        }
         let context = connection::jetstream(client);
         let stream = stream::open(&context, settings).await?;
         let failed = |source: Box<dyn std::error::Error + Send + Sync>| JetStreamError::Stream {
@@ -155,12 +164,13 @@ impl JetStreamLog {
         let mark = last_mark(&stream, &subjects).await.map_err(failed)?;
         // After the mark: what is trimmed later begins later.
         let info = stream.get_info().await.map_err(|error| failed(error.into()))?;
-        let marked = Sequence::new(mark.as_ref().map_or(0, |mark| mark.trimmed));
-        let begins_after = Sequence::new(info.state.first_sequence).previous().max(marked);
-        if begins_after > marked {
+        // Behind a mark the first messages may be missing, because they were duplicates.
+        let marked = mark.as_ref().map(|mark| Sequence::new(mark.trimmed));
+        let begins_after = marked.unwrap_or(Sequence::new(info.state.first_sequence).previous());
+        if marked.is_none() && begins_after > Sequence::ZERO {
             tracing::warn!(
                 sequence = %begins_after,
-                "the stream begins later than retention left it: somebody removed messages, and they are lost"
+                "the stream does not begin where retention left it: somebody removed messages, and they are lost"
             );
         }
         let start = Start {
@@ -245,6 +255,9 @@ impl JetStreamLog {
             };
             match tokio::time::timeout_at(deadline, sent).await {
                 Ok(Ok(_)) => break,
+                Ok(Err(error)) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
+                    return Err(AppendError::TooLarge);
+                }
                 Ok(Err(error)) if Instant::now() + limits::PUBLISH_RETRY_DELAY < deadline => {
                     tracing::debug!(%error, "JetStream did not acknowledge; trying again");
                     tokio::time::sleep(limits::PUBLISH_RETRY_DELAY).await;

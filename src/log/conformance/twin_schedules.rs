@@ -3,7 +3,6 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use futures_util::{StreamExt, stream};
 use proptest::{collection::vec, prelude::*, sample::select};
 
 use super::{
@@ -153,15 +152,8 @@ async fn run(engine: Engine, schedule: Vec<Step>) {
             Step::Append(specs) => {
                 let events: Vec<_> = specs.iter().map(event_of).collect();
                 seen.extend(events.iter().map(|event| (event.id, event.clone())));
-                let appends = events.iter().map(|event| log.append(event.clone()));
-                let at_once = if engine.keeps_the_order_of_calls() {
-                    events.len()
-                } else {
-                    1
-                };
-                let answers: Vec<_> = stream::iter(appends).buffered(at_once).collect().await;
+                let answers = engine.append_all(&*log, events.clone()).await;
                 for ((spec, event), answer) in specs.iter().zip(&events).zip(answers) {
-                    let answer = answer.unwrap();
                     let answer = (answer.sequence, answer.outcome == Outcome::New);
                     assert_eq!(answer, model.append(spec, event, answer.0), "{spec:?}");
                 }

@@ -1,8 +1,6 @@
 //! What every event log must do with what was pushed and is in the event history too. Owns the claims of the contract's part
 //! on twins (I6).
 
-use futures_util::future::join_all;
-
 use super::{Engine, at, bodies, event};
 use crate::{
     event::{EventId, NewEvent, Sequence, Verification},
@@ -386,8 +384,7 @@ async fn twins_in_one_commit_are_one_event(engine: Engine) {
         push_of("one", "avatar_video.fail", b, 1, NOON),
         entry(a, "a2", NOON),
     ];
-    let appends = busy.chain(twins).map(|event| log.append(event));
-    let answers: Vec<_> = join_all(appends).await.into_iter().map(Result::unwrap).collect();
+    let answers = engine.append_all(&*log, busy.chain(twins).collect()).await;
     let outcomes: Vec<_> = answers[20..].iter().map(|answer| answer.outcome).collect();
     use Outcome::{Duplicate, DuplicateOfOtherOrigin as Twin, New};
     assert_eq!(outcomes, [New, Twin, Twin, New, Twin, Twin, New, New]);

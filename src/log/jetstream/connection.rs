@@ -95,7 +95,10 @@ fn note(event: &Event, connected: &watch::Sender<bool>) {
                 tracing::info!("connected to NATS again");
             }
         }
-        Event::Disconnected | Event::Closed => {
+        Event::Closed => {
+            connected.send_replace(false);
+        }
+        Event::Disconnected => {
             if connected.send_replace(false) {
                 tracing::warn!("the connection to NATS is lost; connecting again");
             }

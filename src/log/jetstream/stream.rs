@@ -2,39 +2,125 @@
 
 use async_nats::jetstream::{
     Context, ErrorCode,
-    context::{CreateStreamErrorKind, GetStreamErrorKind},
+    context::{AccountErrorKind, CreateStreamErrorKind, GetStreamErrorKind},
     stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType, Stream},
 };
 use sha2::{Digest, Sha256};
+use tokio::time::Instant;
 
 use super::{JetStreamError, connection::Settings, entry::Subjects};
 use crate::{event::LogId, limits};
 
-/// Opens the stream, or makes it if there is none.
+/// Opens the stream, or makes it if there is none. A cluster that is just starting is waited for.
 pub(super) async fn open(context: &Context, settings: &Settings) -> Result<Stream, JetStreamError> {
-    context
-        .query_account()
-        .await
-        .map_err(JetStreamError::NoJetStream)?;
-    let name = &settings.stream;
-    let failed = |source: Box<dyn std::error::Error + Send + Sync>| JetStreamError::Stream {
-        name: name.clone(),
-        source,
+    let deadline = Instant::now() + limits::NATS_START_TIMEOUT;
+    let clustered = context.client().server_info().cluster.is_some();
+    let most = if clustered {
+        limits::STREAM_REPLICAS_DEFAULT
+    } else {
+        1
     };
-    let stream = match context.get_stream(name).await {
-        Ok(stream) => stream,
-        Err(error) if is_missing(&error.kind()) => create(context, settings).await?,
-        Err(error) => return Err(failed(error.into())),
+    let mut replicas = settings.replicas.unwrap_or(most);
+    let stream = loop {
+        let (error, cause) = match open_or_make(context, settings, replicas).await {
+            Ok(stream) => break stream,
+            Err(failed) => failed,
+        };
+        match cause {
+            Cause::Passing | Cause::LacksServers if Instant::now() < deadline => {
+                tokio::time::sleep(limits::NATS_START_INTERVAL).await;
+            }
+            Cause::LacksServers if settings.replicas.is_none() && replicas > 1 => {
+                replicas -= 1;
+                tracing::warn!(
+                    replicas,
+                    "the cluster has no more servers: the stream is kept on fewer than three"
+                );
+            }
+            _ => return Err(error),
+        }
     };
     let differences = differences(stream.cached_info(), settings);
     if differences.is_empty() {
         Ok(stream)
     } else {
         Err(JetStreamError::Differs {
-            name: name.clone(),
+            name: settings.stream.clone(),
             differences: differences.join("; "),
         })
     }
+}
+
+/// What an attempt failed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    /// A cluster that has no leader at the moment.
+    Passing,
+    /// There are not as many servers as copies are wanted.
+    LacksServers,
+    /// Something that does not pass by itself.
+    Lasting,
+}
+
+impl Cause {
+    fn of(code: ErrorCode) -> Self {
+        match code {
+            ErrorCode::CLUSTER_NOT_AVAILABLE => Self::Passing,
+            ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED
+            | ErrorCode::CLUSTER_NO_PEERS
+            | ErrorCode::INSUFFICIENT_RESOURCES => Self::LacksServers,
+            _ => Self::Lasting,
+        }
+    }
+}
+
+async fn open_or_make(
+    context: &Context,
+    settings: &Settings,
+    replicas: usize,
+) -> Result<Stream, (JetStreamError, Cause)> {
+    let name = &settings.stream;
+    let failed = |source: Box<dyn std::error::Error + Send + Sync>| JetStreamError::Stream {
+        name: name.clone(),
+        source,
+    };
+    if let Err(error) = context.query_account().await {
+        let cause = match error.kind() {
+            AccountErrorKind::TimedOut => Cause::Passing,
+            AccountErrorKind::JetStream(error) => Cause::of(error.error_code()),
+            _ => Cause::Lasting,
+        };
+        return Err((JetStreamError::NoJetStream(error), cause));
+    }
+    let error = match context.get_stream(name).await {
+        Ok(stream) => return Ok(stream),
+        Err(error) => error,
+    };
+    match error.kind() {
+        GetStreamErrorKind::JetStream(found) if found.error_code() == ErrorCode::STREAM_NOT_FOUND => {}
+        GetStreamErrorKind::JetStream(found) => {
+            return Err((failed(error.into()), Cause::of(found.error_code())));
+        }
+        GetStreamErrorKind::Request => return Err((failed(error.into()), Cause::Passing)),
+        _ => return Err((failed(error.into()), Cause::Lasting)),
+    }
+    let error = match context.create_stream(wanted(settings, replicas)).await {
+        Ok(stream) => {
+            tracing::info!(stream = name, replicas, "made the stream that is the log");
+            return Ok(stream);
+        }
+        Err(error) => error,
+    };
+    let cause = match error.kind() {
+        // Another replica was faster: the next attempt finds it.
+        CreateStreamErrorKind::JetStream(found) if found.error_code() == ErrorCode::STREAM_NAME_EXIST => {
+            Cause::Passing
+        }
+        CreateStreamErrorKind::JetStream(found) => Cause::of(found.error_code()),
+        CreateStreamErrorKind::TimedOut | CreateStreamErrorKind::JetStreamUnavailable => Cause::Passing,
+        _ => Cause::Lasting,
+    };
+    Err((failed(error.into()), cause))
 }
 
 /// The id of the log that a stream is: one that was made anew under an old name is another log.
@@ -44,46 +130,6 @@ pub(super) fn log_id(info: &Info) -> LogId {
     digest.update(info.created.unix_timestamp_nanos().to_be_bytes());
     let digest = digest.finalize();
     LogId::new(digest.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes)))
-}
-
-async fn create(context: &Context, settings: &Settings) -> Result<Stream, JetStreamError> {
-    let clustered = context.client().server_info().cluster.is_some();
-    let most = if clustered {
-        limits::STREAM_REPLICAS_DEFAULT
-    } else {
-        1
-    };
-    let mut replicas = settings.replicas.unwrap_or(most);
-    loop {
-        let error = match context.create_stream(wanted(settings, replicas)).await {
-            Ok(stream) => {
-                tracing::info!(
-                    stream = settings.stream,
-                    replicas,
-                    "made the stream that is the log"
-                );
-                return Ok(stream);
-            }
-            // Another replica was faster.
-            Err(error) if is_there(&error.kind()) => {
-                let stream = context.get_stream(&settings.stream).await;
-                return stream.map_err(|source| JetStreamError::Stream {
-                    name: settings.stream.clone(),
-                    source: source.into(),
-                });
-            }
-            Err(error) => error,
-        };
-        // A cluster of fewer servers than would be wanted.
-        if settings.replicas.is_none() && replicas > 1 && lacks_servers(&error.kind()) {
-            replicas -= 1;
-            continue;
-        }
-        return Err(JetStreamError::Stream {
-            name: settings.stream.clone(),
-            source: error.into(),
-        });
-    }
 }
 
 /// The stream as it has to be.
@@ -170,23 +216,4 @@ fn differences(info: &Info, settings: &Settings) -> Vec<String> {
         );
     }
     differences
-}
-
-/// A cluster or a single server that cannot keep as many copies.
-const LACKS_SERVERS: [ErrorCode; 3] = [
-    ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED,
-    ErrorCode::CLUSTER_NO_PEERS,
-    ErrorCode::INSUFFICIENT_RESOURCES,
-];
-
-fn is_missing(kind: &GetStreamErrorKind) -> bool {
-    matches!(kind, GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
-}
-
-fn is_there(kind: &CreateStreamErrorKind) -> bool {
-    matches!(kind, CreateStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NAME_EXIST)
-}
-
-fn lacks_servers(kind: &CreateStreamErrorKind) -> bool {
-    matches!(kind, CreateStreamErrorKind::JetStream(error) if LACKS_SERVERS.contains(&error.error_code()))
 }

@@ -19,7 +19,7 @@
 //! | [`signature`], [`secret`] | verification; knows no HTTP and no JSON |
 //! | [`decode`], [`event_type`] | what a body says; the known types |
 //! | [`event`], [`cursor`], [`filter`] | the vocabulary: event, sequence, identity, cursor, filter |
-//! | [`log`] | the contract of the event log; `log::sqlite` is the engine, `log::memory` the reference |
+//! | [`log`] | the contract of the event log; `log::sqlite` is the engine, `log::jetstream` shares it between replicas, `log::memory` is the reference |
 //! | [`endpoints`] | names, secrets and states of the endpoints |
 //! | [`sealing`] | stored secrets, sealed and opened; knows no storage |
 //! | [`state_db`] | how the file of what is configured over the interface is opened |

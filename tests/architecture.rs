@@ -118,6 +118,8 @@ fn only_the_composition_root_names_an_engine() {
     let words = [
         "SqliteLog",
         "MemoryLog",
+        "JetStreamLog",
+        "async_nats::",
         "SqliteEndpointStore",
         "SqliteTokenStore",
         "SqliteAuditStore",

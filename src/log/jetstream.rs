@@ -21,7 +21,7 @@ use std::{path::Path, sync::Arc};
 
 use async_nats::jetstream::{
     Context,
-    context::{AccountError, PublishErrorKind},
+    context::{GetStreamError, PublishErrorKind},
     message::PublishMessage,
     stream::{RawMessageErrorKind, Stream},
 };
@@ -94,7 +94,7 @@ pub enum JetStreamError {
     #[error(
         "the NATS server has no JetStream for this account: start it with -js, or enable it for the account"
     )]
-    NoJetStream(#[source] AccountError),
+    NoJetStream(#[source] GetStreamError),
     /// The stream cannot be made or opened.
     #[error("the stream {name} cannot be made or opened")]
     Stream {

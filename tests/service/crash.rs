@@ -18,17 +18,17 @@ use crate::harness::{Hookstream, Sender, after, body, from_environment, from_sta
 
 /// What a run was seen to do, from outside.
 #[derive(Clone, Debug, Default)]
-struct History {
+pub struct History {
     /// Bodies answered with 200.
-    acknowledged: BTreeSet<Vec<u8>>,
+    pub acknowledged: BTreeSet<Vec<u8>>,
     /// What one subscriber received, over all its connections.
-    received: Vec<(u64, Vec<u8>)>,
+    pub received: Vec<(u64, Vec<u8>)>,
     /// What the log held after each start, in order.
-    stored: Vec<Vec<(u64, Vec<u8>)>>,
+    pub stored: Vec<Vec<(u64, Vec<u8>)>>,
 }
 
 /// The invariants that a history breaks.
-fn violations(history: &History) -> Vec<String> {
+pub fn violations(history: &History) -> Vec<String> {
     let mut violations = Vec::new();
     let mut before: &[(u64, Vec<u8>)] = &[];
     for (start, stored) in history.stored.iter().enumerate() {
@@ -59,7 +59,7 @@ fn violations(history: &History) -> Vec<String> {
     violations
 }
 
-fn seen(event: Event) -> (u64, Vec<u8>) {
+pub fn seen(event: Event) -> (u64, Vec<u8>) {
     (event.sequence, event.raw_body.to_vec())
 }
 

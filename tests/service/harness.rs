@@ -369,7 +369,8 @@ impl Drop for Hookstream {
     }
 }
 
-fn http() -> reqwest::Client {
+/// A client that waits no longer than anybody should.
+pub fn http() -> reqwest::Client {
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder().timeout(PATIENCE).build().unwrap()
 }

@@ -14,6 +14,7 @@
 mod abuse;
 mod access;
 mod authority;
+mod cluster;
 mod commands;
 mod crash;
 mod endpoints;
@@ -23,6 +24,8 @@ mod harness;
 mod heygen;
 mod identity;
 mod ingress;
+#[path = "../support/nats.rs"]
+mod nats;
 mod process;
 #[path = "../schemas/requests.rs"]
 mod schemas;

@@ -1,8 +1,10 @@
 //! The stream that is the log. Owns its declaration and the check of one that is there; never changes one.
 
+use std::error::Error;
+
 use async_nats::jetstream::{
     Context, ErrorCode,
-    context::{AccountErrorKind, CreateStreamErrorKind, GetStreamErrorKind},
+    context::{CreateStreamErrorKind, GetStreamError, GetStreamErrorKind, RequestError, RequestErrorKind},
     stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType, Stream},
 };
 use sha2::{Digest, Sha256};
@@ -74,6 +76,19 @@ impl Cause {
     }
 }
 
+const NO_JETSTREAM: [ErrorCode; 2] = [
+    ErrorCode::JETSTREAM_NOT_ENABLED,
+    ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT,
+];
+
+/// Whether the servers say that nobody listens where JetStream would.
+fn nobody_answers(error: &GetStreamError) -> bool {
+    let request = error
+        .source()
+        .and_then(|source| source.downcast_ref::<RequestError>());
+    request.is_some_and(|request| request.kind() == RequestErrorKind::NoResponders)
+}
+
 async fn open_or_make(
     context: &Context,
     settings: &Settings,
@@ -84,22 +99,20 @@ async fn open_or_make(
         name: name.clone(),
         source,
     };
-    if let Err(error) = context.query_account().await {
-        let cause = match error.kind() {
-            AccountErrorKind::TimedOut => Cause::Passing,
-            AccountErrorKind::JetStream(error) => Cause::of(error.error_code()),
-            _ => Cause::Lasting,
-        };
-        return Err((JetStreamError::NoJetStream(error), cause));
-    }
     let error = match context.get_stream(name).await {
         Ok(stream) => return Ok(stream),
         Err(error) => error,
     };
     match error.kind() {
         GetStreamErrorKind::JetStream(found) if found.error_code() == ErrorCode::STREAM_NOT_FOUND => {}
+        GetStreamErrorKind::JetStream(found) if NO_JETSTREAM.contains(&found.error_code()) => {
+            return Err((JetStreamError::NoJetStream(error), Cause::Lasting));
+        }
         GetStreamErrorKind::JetStream(found) => {
             return Err((failed(error.into()), Cause::of(found.error_code())));
+        }
+        GetStreamErrorKind::Request if nobody_answers(&error) => {
+            return Err((JetStreamError::NoJetStream(error), Cause::Lasting));
         }
         GetStreamErrorKind::Request => return Err((failed(error.into()), Cause::Passing)),
         _ => return Err((failed(error.into()), Cause::Lasting)),

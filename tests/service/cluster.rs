@@ -1,0 +1,363 @@
+//! Several replicas on one stream of NATS servers. Claims that they are one service: whichever of them, and whichever server,
+//! dies. Needs nats-server, so `tests/run` runs it and a plain `cargo test` does not.
+//!
+//! `HOOKSTREAM_FAULTS` sets the number of faults (12 if unset), `HOOKSTREAM_SEED` the seed, which is printed.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    process::Command,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use hookstream::{
+    grpc::proto::{
+        manage_endpoint_request::{Create, Operation},
+        subscribe_events_response::Frame,
+    },
+    secret::Secret,
+};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use tempfile::TempDir;
+
+use crate::{
+    crash::{History, seen, violations},
+    harness::{
+        Client, FREE_PORTS, Hookstream, Sender, after, binary, body, from_environment, from_start, http,
+        manage, until,
+    },
+    nats::Nats,
+};
+
+const SECRET: &str = "whsec_the_same_at_every_replica";
+
+/// A replica in this directory.
+fn replica(nats: &Nats, directory: Arc<TempDir>) -> Hookstream {
+    let url = nats.url();
+    let flags = ["--log", "jetstream", "--jetstream-url", &url];
+    Hookstream::start_in(directory, &flags, &HashMap::new())
+}
+
+/// A new replica with the endpoint that all of them have.
+async fn new_replica(nats: &Nats) -> Hookstream {
+    let service = replica(nats, Arc::new(tempfile::tempdir().unwrap()));
+    let create = Create {
+        name: "dev".to_owned(),
+        secret: SECRET.to_owned(),
+        ..Create::default()
+    };
+    manage(&mut service.client().await, Operation::Create(create))
+        .await
+        .unwrap();
+    service
+}
+
+/// What the commands say that a service cannot start for.
+fn refusal(flags: &[&str]) -> String {
+    let directory = tempfile::tempdir().unwrap();
+    let output = Command::new(binary())
+        .arg("serve")
+        .args(FREE_PORTS)
+        .args(["--log", "jetstream", "--data-dir"])
+        .arg(directory.path().join("data"))
+        .args(flags)
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[tokio::test]
+#[ignore = "needs nats-server: see tests/run"]
+async fn a_cursor_goes_on_at_another_replica_with_nothing_missed_and_nothing_repeated() {
+    let nats = Nats::start(1, "");
+    let (one, other) = (new_replica(&nats).await, new_replica(&nats).await);
+    for number in 0..40 {
+        let service = if number % 2 == 0 { &one } else { &other };
+        let body = body("avatar_video.success", number);
+        assert_eq!(service.sender("dev", SECRET).deliver(body.clone()).await, 200);
+        // The same at the other one is the same event.
+        let elsewhere = if number % 2 == 0 { &other } else { &one };
+        assert_eq!(elsewhere.sender("dev", SECRET).deliver(body).await, 200);
+    }
+    let mut stream = one.subscribe(from_start()).await;
+    let mut received = Vec::new();
+    let mut cursor = String::new();
+    for _ in 0..25 {
+        let event = stream.event().await;
+        cursor.clone_from(&event.cursor);
+        received.push(seen(event));
+    }
+    drop(one.kill());
+    let mut stream = other.subscribe(after(&cursor)).await;
+    for _ in 0..15 {
+        received.push(seen(stream.event().await));
+    }
+    let stored: Vec<_> = other.stored().await.into_iter().map(seen).collect();
+    assert_eq!(received, stored);
+    assert_eq!(stored.len(), 40);
+}
+
+#[tokio::test]
+#[ignore = "needs nats-server: see tests/run"]
+async fn a_lost_copy_is_made_anew_with_the_same_events_under_the_same_sequences() {
+    let nats = Nats::start(1, "");
+    let service = new_replica(&nats).await;
+    let sender = service.sender("dev", SECRET);
+    for number in 0..30 {
+        assert_eq!(sender.deliver(body("avatar_video.fail", number)).await, 200);
+    }
+    let before: Vec<_> = service.stored().await.into_iter().map(seen).collect();
+    let directory = service.drain();
+    std::fs::remove_dir_all(directory.path().join("data/jetstream")).unwrap();
+    let service = replica(&nats, directory);
+    let after: Vec<_> = service.stored().await.into_iter().map(seen).collect();
+    assert_eq!(after, before);
+    service.drain();
+}
+
+#[tokio::test]
+#[ignore = "needs nats-server: see tests/run"]
+async fn without_its_servers_a_replica_refuses_deliveries_and_serves_what_it_has() {
+    let mut nats = Nats::start(1, "");
+    let service = new_replica(&nats).await;
+    let sender = service.sender("dev", SECRET);
+    assert_eq!(sender.deliver(body("avatar_video.fail", 1)).await, 200);
+    nats.kill_server(0);
+    let not_ready = async || service.admin("/readyz").await.0 == 503;
+    until("the replica is not ready", not_ready).await;
+    assert_eq!(sender.deliver(body("avatar_video.fail", 2)).await, 503);
+    assert_eq!(service.stored().await.len(), 1);
+    nats.start_server(0);
+    let ready = async || service.admin("/readyz").await.0 == 200;
+    until("the replica is ready again", ready).await;
+    let stored = async || sender.deliver(body("avatar_video.fail", 2)).await == 200;
+    until("the delivery is stored", stored).await;
+    until("it is taken in", async || service.stored().await.len() == 2).await;
+}
+
+#[test]
+#[ignore = "needs nats-server: see tests/run"]
+fn what_cannot_be_the_log_is_refused_and_left_as_it_is() {
+    let nobody = refusal(&["--jetstream-url", "nats://127.0.0.1:1"]);
+    assert!(
+        nobody.contains("no NATS server of nats://127.0.0.1:1 can be used"),
+        "{nobody}"
+    );
+
+    let locked = Nats::start(1, "authorization { user: somebody, password: something }");
+    let stranger = refusal(&["--jetstream-url", &locked.url()]);
+    assert!(stranger.contains("authorization violation"), "{stranger}");
+
+    let with_password = refusal(&["--jetstream-url", "nats://user:hunter2@127.0.0.1:1"]);
+    assert!(
+        with_password.contains("--jetstream-credentials-file"),
+        "{with_password}"
+    );
+    assert!(!with_password.contains("hunter2"), "{with_password}");
+
+    let nats = Nats::start(1, "");
+    let too_many = refusal(&["--jetstream-url", &nats.url(), "--jetstream-replicas", "3"]);
+    assert!(too_many.contains("replicas > 1 not supported"), "{too_many}");
+}
+
+/// Where deliveries and streams go at the moment.
+#[derive(Default)]
+struct Balancer {
+    replicas: Mutex<Vec<Option<(SocketAddr, SocketAddr)>>>,
+    turn: AtomicU64,
+}
+
+impl Balancer {
+    fn set(&self, number: usize, service: Option<&Hookstream>) {
+        let mut replicas = self.replicas.lock().unwrap();
+        if replicas.len() <= number {
+            replicas.resize(number + 1, None);
+        }
+        replicas[number] = service.map(|service| (service.ingress, service.grpc));
+    }
+
+    fn next(&self) -> Option<(SocketAddr, SocketAddr)> {
+        let replicas = self.replicas.lock().unwrap();
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) as usize;
+        replicas.get(turn % replicas.len().max(1)).copied().flatten()
+    }
+}
+
+/// What the load saw.
+struct Seen {
+    history: Mutex<History>,
+    /// How long the slowest delivery took to be answered with 200.
+    slowest: Mutex<Duration>,
+    next: AtomicU64,
+    stop: AtomicBool,
+}
+
+/// Delivers new events, each again and again until it is answered with 200, as HeyGen does.
+async fn deliver(balancer: Arc<Balancer>, seen: Arc<Seen>) {
+    let http = http();
+    while !seen.stop.load(Ordering::SeqCst) {
+        let body = body("avatar_video.success", seen.next.fetch_add(1, Ordering::SeqCst)).into_bytes();
+        let started = Instant::now();
+        loop {
+            let Some((ingress, _)) = balancer.next() else {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                continue;
+            };
+            let sender = Sender {
+                http: http.clone(),
+                url: format!("http://{ingress}/webhooks/dev"),
+                secret: Secret::new(SECRET.to_owned()).unwrap(),
+            };
+            match sender.try_deliver(body.clone()).await {
+                Ok(200) => break,
+                Ok(503) | Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+                Ok(status) => panic!("a good delivery is answered with {status}"),
+            }
+        }
+        let mut slowest = seen.slowest.lock().unwrap();
+        *slowest = started.elapsed().max(*slowest);
+        drop(slowest);
+        seen.history.lock().unwrap().acknowledged.insert(body);
+    }
+}
+
+/// Follows from wherever it got to, at whichever replica there is, until it has seen the sequence `end` says.
+async fn follow(balancer: Arc<Balancer>, seen_by_all: Arc<Seen>, end: Arc<Mutex<Option<u64>>>) {
+    let mut cursor: Option<String> = None;
+    let at_end = |cursor: &Option<String>| {
+        let end = *end.lock().unwrap();
+        let received = &seen_by_all.history.lock().unwrap().received;
+        cursor.is_some() && end.is_some() && received.last().map(|(sequence, _)| *sequence) == end
+    };
+    while !at_end(&cursor) {
+        let Some((_, grpc)) = balancer.next() else {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            continue;
+        };
+        let Ok(endpoint) = tonic::transport::Endpoint::from_shared(format!("http://{grpc}"))
+            .unwrap()
+            .connect()
+            .await
+        else {
+            continue;
+        };
+        let request = cursor.as_deref().map_or_else(from_start, after);
+        let Ok(frames) = Client::new(endpoint).subscribe_events(request).await else {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            continue;
+        };
+        let mut frames = frames.into_inner();
+        while !at_end(&cursor) {
+            let frame = tokio::time::timeout(Duration::from_secs(2), frames.message()).await;
+            match frame {
+                Ok(Ok(Some(response))) => {
+                    if let Some(Frame::Event(event)) = response.frame {
+                        cursor = Some(event.cursor.clone());
+                        seen_by_all.history.lock().unwrap().received.push(seen(event));
+                    }
+                }
+                // Nothing for a while: perhaps the other replica has more.
+                _ => break,
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs nats-server: see tests/run"]
+async fn i1_i3_i4_i6_hold_whichever_replica_or_server_is_killed() {
+    let faults = from_environment("HOOKSTREAM_FAULTS").unwrap_or(12);
+    let seed = from_environment("HOOKSTREAM_SEED").unwrap_or_else(rand::random);
+    println!("HOOKSTREAM_SEED={seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut nats = Nats::start(3, "");
+    let (balancer, end) = (Arc::new(Balancer::default()), Arc::new(Mutex::new(None)));
+    let mut replicas = Vec::new();
+    for number in 0..2 {
+        let service = new_replica(&nats).await;
+        balancer.set(number, Some(&service));
+        replicas.push(Some(service));
+    }
+    let seen_by_all = Arc::new(Seen {
+        history: Mutex::default(),
+        slowest: Mutex::default(),
+        next: AtomicU64::new(0),
+        stop: AtomicBool::new(false),
+    });
+    let senders: Vec<_> = (0..6)
+        .map(|_| tokio::spawn(deliver(Arc::clone(&balancer), Arc::clone(&seen_by_all))))
+        .collect();
+    let follower = tokio::spawn(follow(
+        Arc::clone(&balancer),
+        Arc::clone(&seen_by_all),
+        Arc::clone(&end),
+    ));
+    for _ in 0..faults {
+        tokio::time::sleep(Duration::from_millis(random.random_range(100..1500))).await;
+        let dead = Duration::from_millis(random.random_range(0..2000));
+        if random.random_bool(0.5) {
+            let number = random.random_range(0..replicas.len());
+            balancer.set(number, None);
+            let directory = replicas[number].take().unwrap().kill();
+            tokio::time::sleep(dead).await;
+            let service = tokio::task::block_in_place(|| replica(&nats, directory));
+            balancer.set(number, Some(&service));
+            replicas[number] = Some(service);
+        } else {
+            let number = random.random_range(0..3);
+            nats.kill_server(number);
+            tokio::time::sleep(dead).await;
+            tokio::task::block_in_place(|| nats.start_server(number));
+            // A majority has to be there before the next one goes.
+            let all_ready = async || {
+                for replica in replicas.iter().flatten() {
+                    if replica.admin("/readyz").await.0 != 200 {
+                        return false;
+                    }
+                }
+                true
+            };
+            until("all replicas are ready", all_ready).await;
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
+    }
+    seen_by_all.stop.store(true, Ordering::SeqCst);
+    for sender in senders {
+        sender.await.unwrap();
+    }
+    // Whatever is still on its way arrives: both replicas have the same, and it stays so.
+    let mut stored: Vec<Vec<_>> = Vec::new();
+    let settled = async || {
+        stored.clear();
+        for replica in replicas.iter().flatten() {
+            stored.push(replica.stored().await.into_iter().map(seen).collect());
+        }
+        let acknowledged = seen_by_all.history.lock().unwrap().acknowledged.len();
+        stored[0] == stored[1] && stored[0].len() >= acknowledged
+    };
+    until("all replicas have the same", settled).await;
+    *end.lock().unwrap() = stored[0].last().map(|(sequence, _)| *sequence);
+    tokio::time::timeout(Duration::from_secs(60), follower)
+        .await
+        .unwrap()
+        .unwrap();
+    let mut history = seen_by_all.history.lock().unwrap();
+    history.stored = stored;
+    let slowest = *seen_by_all.slowest.lock().unwrap();
+    println!(
+        "{faults} faults, {} acknowledged, {} stored, slowest delivery {slowest:?}",
+        history.acknowledged.len(),
+        history.received.len()
+    );
+    assert!(
+        history.acknowledged.len() as u64 > 10 * faults,
+        "the load is too small to prove anything"
+    );
+    assert_eq!(violations(&history), Vec::<String>::new());
+    assert!(slowest < Duration::from_secs(10), "a delivery waited {slowest:?}");
+}

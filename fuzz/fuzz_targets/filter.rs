@@ -19,9 +19,9 @@ fuzz_target!(|input: &[u8]| {
         ['T', 'I', 'C', 'E'].map(|letter| values(letter).pop().unwrap_or_default());
     let keys = Keys {
         endpoint: name.parse().unwrap_or_else(|_| endpoint()),
-        event_type,
-        entity_id,
-        callback_id,
+        event_type: event_type.into(),
+        entity_id: entity_id.into(),
+        callback_id: callback_id.into(),
     };
 
     let filter = parse(&fields);
@@ -33,7 +33,7 @@ fuzz_target!(|input: &[u8]| {
     }
 
     let own = [
-        keys.event_type.as_str(),
+        &*keys.event_type,
         &keys.entity_id,
         &keys.callback_id,
         keys.endpoint.as_str(),
@@ -57,7 +57,7 @@ fn expected([event_types, entity_ids, callback_ids, endpoints]: &[Vec<String>; 4
     let fits = |pattern: &String| match (pattern.strip_suffix('*'), pattern.strip_prefix('*')) {
         (Some(start), _) => keys.event_type.starts_with(start),
         (_, Some(end)) => keys.event_type.ends_with(end),
-        _ => *pattern == keys.event_type,
+        _ => **pattern == *keys.event_type,
     };
     let one_of = |values: &[String], value: &str| values.is_empty() || values.iter().any(|one| one == value);
     (event_types.is_empty() || event_types.iter().any(fits))

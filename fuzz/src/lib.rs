@@ -78,10 +78,10 @@ pub fn published(event: NewEvent) -> (proto::Event, DynamicMessage) {
     assert_eq!(read.raw_body, event.body);
     assert_eq!(read.id, event.id.to_string());
     assert_eq!(read.cursor.parse(), Ok(PLACE));
-    assert_eq!(read.type_name, event.keys.event_type);
-    assert_eq!(read.entity_id, event.keys.entity_id);
-    assert_eq!(read.callback_id, event.keys.callback_id);
-    assert_eq!(read.provider_event_id, event.provider_event_id);
+    assert_eq!(read.type_name, *event.keys.event_type);
+    assert_eq!(read.entity_id, *event.keys.entity_id);
+    assert_eq!(read.callback_id, *event.keys.callback_id);
+    assert_eq!(read.provider_event_id, *event.provider_event_id);
     let typed = read.type_name.is_empty();
     let status = read.decode_status();
     assert_eq!(

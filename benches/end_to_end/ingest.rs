@@ -18,7 +18,7 @@ use crate::{
 };
 
 const CONNECTIONS: [usize; 3] = [1, 16, 64];
-const ROUND: Duration = Duration::from_millis(1200);
+pub const ROUND: Duration = Duration::from_millis(1200);
 /// More than can be delivered in a round.
 const DELIVERIES_PER_ROUND: usize = 60_000;
 /// Lets the disk and the index come to rest, so that one side does not pay for the other.
@@ -53,7 +53,7 @@ pub async fn measure(effort: Effort) -> Vec<Row> {
 }
 
 /// Deliveries answered per second. `number` is where unused bodies begin.
-async fn round(address: SocketAddr, connections: usize, number: &mut usize) -> Round {
+pub async fn round(address: SocketAddr, connections: usize, number: &mut usize) -> Round {
     let each = DELIVERIES_PER_ROUND / connections.max(4);
     let mut posting = Vec::new();
     for _ in 0..connections {

@@ -120,6 +120,6 @@ async fn paced_syncs(count: usize) -> Vec<Duration> {
     tokio::task::spawn_blocking(syncs).await.unwrap()
 }
 
-fn interval() -> Duration {
+pub fn interval() -> Duration {
     Duration::from_secs(1) / RATE as u32
 }

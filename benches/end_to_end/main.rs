@@ -2,7 +2,7 @@
 //! would have to do for the same promise. Owns the choice of parts and the one table at the end.
 //!
 //! `cargo bench --bench end_to_end -- [--quick] [memory] [ingest] [latency] [fan-out] [replay] [listing]
-//! [abuse] [subscription]`; all parts if none is named.
+//! [abuse] [subscription] [jetstream]`; all parts if none is named, but the last, which needs nats-server.
 
 #![allow(
     clippy::disallowed_methods,
@@ -20,10 +20,13 @@ mod deliveries;
 mod fan_out;
 mod floor;
 mod ingest;
+mod jetstream;
 mod latency;
 mod listing;
 mod memory;
 mod meter;
+#[path = "../../tests/support/nats.rs"]
+mod nats;
 mod replay;
 mod stage;
 mod subscription;
@@ -101,6 +104,9 @@ fn main() {
     }
     if chosen("subscription") {
         rows.extend(stage::run(subscription::measure(effort)));
+    }
+    if args.iter().any(|arg| arg == "jetstream") {
+        rows.extend(stage::run(jetstream::measure(effort)));
     }
     table::print(&rows);
 }

@@ -59,6 +59,11 @@ pub fn directory() -> TempDir {
 
 /// The service as it is run, on free ports and this directory.
 pub async fn service(directory: &Path) -> Service {
+    service_on(directory, LogEngine::Sqlite).await
+}
+
+/// The same with its log elsewhere.
+pub async fn service_on(directory: &Path, log: LogEngine) -> Service {
     let any = || "127.0.0.1:0".to_owned();
     let config = Config {
         ingress_listen: any(),
@@ -77,7 +82,7 @@ pub async fn service(directory: &Path) -> Service {
         rotate_secrets_after: None,
         data_dir: directory.to_owned(),
         sealing_keys: SealingKeys::default(),
-        log: LogEngine::Sqlite,
+        log,
         retention: Retention::default(),
         drain_deadline: Duration::from_secs(1),
         log_format: LogFormat::Auto,

@@ -116,8 +116,9 @@ pub enum JetStreamError {
     /// The stream ends before what this replica has of it.
     #[error(
         "the stream {name} ends at sequence {last}, but this replica has it up to {position}: NATS lost acknowledged events \
-         (see sync_interval in the documentation of JetStream), or the stream was restored from a backup. To go on without \
-         them, delete the stream's copy in {} and, so that no cursor is misread, recreate the stream from an export", directory.display()
+         (its servers need `sync_interval: always` to survive a power cut), or the stream was restored from a backup. {} holds \
+         what was lost: keep it, and go on with a new stream (--jetstream-stream, and another data directory)",
+        directory.display()
     )]
     Lost {
         /// The stream.
@@ -173,6 +174,12 @@ impl JetStreamLog {
                 "the stream does not begin where retention left it: somebody removed messages, and they are lost"
             );
         }
+        tracing::info!(
+            stream = settings.stream,
+            servers = info.config.num_replicas,
+            events_up_to = info.state.last_sequence,
+            "the log is a stream of NATS"
+        );
         let start = Start {
             log_id: stream::log_id(&info),
             trimmed: begins_after,

@@ -74,7 +74,7 @@ fn refusal(flags: &[&str]) -> String {
 #[tokio::test]
 #[ignore = "needs nats-server: see tests/run"]
 async fn a_cursor_goes_on_at_another_replica_with_nothing_missed_and_nothing_repeated() {
-    let nats = Nats::start(1, "");
+    let nats = Nats::start(1, "", "");
     let (one, other) = (new_replica(&nats).await, new_replica(&nats).await);
     for number in 0..40 {
         let service = if number % 2 == 0 { &one } else { &other };
@@ -105,7 +105,7 @@ async fn a_cursor_goes_on_at_another_replica_with_nothing_missed_and_nothing_rep
 #[tokio::test]
 #[ignore = "needs nats-server: see tests/run"]
 async fn a_lost_copy_is_made_anew_with_the_same_events_under_the_same_sequences() {
-    let nats = Nats::start(1, "");
+    let nats = Nats::start(1, "", "");
     let service = new_replica(&nats).await;
     let sender = service.sender("dev", SECRET);
     for number in 0..30 {
@@ -123,7 +123,7 @@ async fn a_lost_copy_is_made_anew_with_the_same_events_under_the_same_sequences(
 #[tokio::test]
 #[ignore = "needs nats-server: see tests/run"]
 async fn without_its_servers_a_replica_refuses_deliveries_and_serves_what_it_has() {
-    let mut nats = Nats::start(1, "");
+    let mut nats = Nats::start(1, "", "");
     let service = new_replica(&nats).await;
     let sender = service.sender("dev", SECRET);
     assert_eq!(sender.deliver(body("avatar_video.fail", 1)).await, 200);
@@ -149,7 +149,7 @@ fn what_cannot_be_the_log_is_refused_and_left_as_it_is() {
         "{nobody}"
     );
 
-    let locked = Nats::start(1, "authorization { user: somebody, password: something }");
+    let locked = Nats::start(1, "", "authorization { user: somebody, password: something }");
     let stranger = refusal(&["--jetstream-url", &locked.url()]);
     assert!(stranger.contains("authorization violation"), "{stranger}");
 
@@ -160,7 +160,7 @@ fn what_cannot_be_the_log_is_refused_and_left_as_it_is() {
     );
     assert!(!with_password.contains("hunter2"), "{with_password}");
 
-    let nats = Nats::start(1, "");
+    let nats = Nats::start(1, "", "");
     let too_many = refusal(&["--jetstream-url", &nats.url(), "--jetstream-replicas", "3"]);
     assert!(too_many.contains("replicas > 1 not supported"), "{too_many}");
 }
@@ -275,7 +275,7 @@ async fn i1_i3_i4_i6_hold_whichever_replica_or_server_is_killed() {
     let seed = from_environment("HOOKSTREAM_SEED").unwrap_or_else(rand::random);
     println!("HOOKSTREAM_SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed);
-    let mut nats = Nats::start(3, "");
+    let mut nats = Nats::start(3, "", "");
     let (balancer, end) = (Arc::new(Balancer::default()), Arc::new(Mutex::new(None)));
     let mut replicas = Vec::new();
     for number in 0..2 {

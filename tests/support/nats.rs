@@ -53,8 +53,9 @@ fn free_ports(count: usize) -> Vec<u16> {
 }
 
 impl Nats {
-    /// Starts so many servers, a cluster if more than one. `settings` are more lines of their configuration.
-    pub fn start(count: usize, settings: &str) -> Self {
+    /// Starts so many servers, a cluster if more than one. `jetstream` is more of their `jetstream` block, `settings` are more
+    /// lines of their configuration.
+    pub fn start(count: usize, jetstream: &str, settings: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let (ports, routes) = (free_ports(count), free_ports(count));
         let all_routes: Vec<_> = routes
@@ -65,7 +66,7 @@ impl Nats {
             let store = directory.path().join(format!("store{number}"));
             let config = directory.path().join(format!("server{number}.conf"));
             let mut text = format!(
-                "server_name: n{number}\nlisten: 127.0.0.1:{}\njetstream {{ store_dir: {store:?} }}\n{settings}\n",
+                "server_name: n{number}\nlisten: 127.0.0.1:{}\njetstream {{ store_dir: {store:?}, {jetstream} }}\n{settings}\n",
                 ports[number]
             );
             if count > 1 {

@@ -84,7 +84,7 @@ fn shared(servers: usize) -> Arc<Nats> {
     static SHARED: [Mutex<Weak<Nats>>; 4] = [const { Mutex::new(Weak::new()) }; 4];
     let mut shared = SHARED[servers].lock().unwrap();
     shared.upgrade().unwrap_or_else(|| {
-        let nats = Arc::new(Nats::start(servers, ""));
+        let nats = Arc::new(Nats::start(servers, "", ""));
         *shared = Arc::downgrade(&nats);
         nats
     })

@@ -164,69 +164,35 @@ fn wanted(settings: &Settings, replicas: usize) -> Config {
 /// What of a stream is not as it has to be: only what would lose or falsify events.
 fn differences(info: &Info, settings: &Settings) -> Vec<String> {
     let (found, wanted) = (&info.config, wanted(settings, 0));
-    let mut differences = Vec::new();
-    let mut compare = |what: &str, found: String, wanted: String| {
-        if found != wanted {
-            differences.push(format!("{what} is {found} and must be {wanted}"));
-        }
-    };
-    compare(
-        "subjects",
-        format!("{:?}", found.subjects),
-        format!("{:?}", wanted.subjects),
-    );
-    compare(
-        "retention",
-        format!("{:?}", found.retention),
-        format!("{:?}", wanted.retention),
-    );
-    compare(
-        "storage",
-        format!("{:?}", found.storage),
-        format!("{:?}", wanted.storage),
-    );
-    compare(
-        "discard",
-        format!("{:?}", found.discard),
-        format!("{:?}", wanted.discard),
-    );
-    compare(
-        "max_age",
-        format!("{:?}", found.max_age),
-        format!("{:?}", wanted.max_age),
-    );
-    for (what, found) in [
-        ("mirror", found.mirror.is_some()),
+    let says = |value: &dyn std::fmt::Debug| format!("{value:?}");
+    let is = |flag: bool| says(&flag);
+    let sources = found.sources.as_ref().is_some_and(|sources| !sources.is_empty());
+    let no = is(false);
+    let mut compared = vec![
+        ("subjects", says(&found.subjects), says(&wanted.subjects)),
+        ("retention", says(&found.retention), says(&wanted.retention)),
+        ("storage", says(&found.storage), says(&wanted.storage)),
+        ("discard", says(&found.discard), says(&wanted.discard)),
+        ("max_age", says(&found.max_age), says(&wanted.max_age)),
         (
-            "sources",
-            found.sources.as_ref().is_some_and(|sources| !sources.is_empty()),
+            "a bound of messages per subject",
+            is(found.max_messages_per_subject > 0),
+            no.clone(),
         ),
-        ("sealed", found.sealed),
-        ("no_ack", found.no_ack),
-        ("deny_delete", found.deny_delete),
-        ("deny_purge", found.deny_purge),
-        ("subject_transform", found.subject_transform.is_some()),
-    ] {
-        compare(what, found.to_string(), false.to_string());
-    }
-    let bounded = |limit: i64| {
-        if limit > 0 {
-            limit.to_string()
-        } else {
-            "none".to_owned()
-        }
-    };
-    compare(
-        "max_msgs_per_subject",
-        bounded(found.max_messages_per_subject),
-        bounded(0),
-    );
+        ("mirror", is(found.mirror.is_some()), no.clone()),
+        ("sources", is(sources), no.clone()),
+        ("sealed", is(found.sealed), no.clone()),
+        ("no_ack", is(found.no_ack), no.clone()),
+        ("deny_delete", is(found.deny_delete), no.clone()),
+        ("deny_purge", is(found.deny_purge), no.clone()),
+        ("subject_transform", is(found.subject_transform.is_some()), no),
+    ];
     if let Some(replicas) = settings.replicas {
-        compare(
-            "num_replicas",
-            found.num_replicas.to_string(),
-            replicas.to_string(),
-        );
+        compared.push(("num_replicas", says(&found.num_replicas), says(&replicas)));
     }
-    differences
+    compared
+        .into_iter()
+        .filter(|(_, found, wanted)| found != wanted)
+        .map(|(what, found, wanted)| format!("{what} is {found} and must be {wanted}"))
+        .collect()
 }

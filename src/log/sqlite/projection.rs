@@ -174,3 +174,138 @@ impl Projection {
         self.log.ask(forget).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::{event::Verification, log::Outcome};
+
+    fn start(log_id: u64, trimmed: u64) -> Start {
+        Start {
+            log_id: LogId::new(log_id),
+            trimmed: Sequence::new(trimmed),
+            received_at: None,
+        }
+    }
+
+    fn open(directory: &Path, start: Start) -> Projection {
+        Projection::open(directory, start, LogMetrics::default(), |_, _| {}).unwrap()
+    }
+
+    fn event(number: u64, sequence: u64) -> Entry {
+        let body = Bytes::from(format!(r#"{{"event_type":"a.b","event_data":{{"n":{number}}}}}"#));
+        let received_at = Timestamp::from_second(1000).unwrap();
+        let event = NewEvent::new(
+            "dev".parse().unwrap(),
+            Verification::CallbackToken,
+            body,
+            received_at,
+        );
+        Entry {
+            sequence: Sequence::new(sequence),
+            change: Change::Append(event),
+        }
+    }
+
+    fn trim(through: u64, sequence: u64) -> Entry {
+        Entry {
+            sequence: Sequence::new(sequence),
+            change: Change::Trim {
+                through: Sequence::new(through),
+            },
+        }
+    }
+
+    fn appended(sequence: u64, outcome: Outcome) -> Applied {
+        Applied::Appended(Appended {
+            sequence: Sequence::new(sequence),
+            outcome,
+        })
+    }
+
+    #[tokio::test]
+    async fn entries_keep_their_sequences_and_are_taken_in_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let copy = open(directory.path(), start(7, 0));
+        let applied = copy
+            .apply(vec![event(1, 3), event(1, 4), event(2, 9)])
+            .await
+            .unwrap();
+        let first = appended(3, Outcome::New);
+        assert_eq!(
+            applied,
+            [first, appended(3, Outcome::Duplicate), appended(9, Outcome::New)]
+        );
+        let again = copy
+            .apply(vec![event(1, 3), event(2, 9), event(3, 10)])
+            .await
+            .unwrap();
+        assert_eq!(
+            again,
+            [Applied::Nothing, Applied::Nothing, appended(10, Outcome::New)]
+        );
+        copy.log().close().await;
+        let copy = open(directory.path(), start(7, 0));
+        assert_eq!(copy.position(), Sequence::new(10));
+        copy.log().close().await;
+    }
+
+    #[tokio::test]
+    async fn what_was_trimmed_is_new_again_and_its_duplicates_are_known_until_they_are_forgotten() {
+        let directory = tempfile::tempdir().unwrap();
+        let copy = open(directory.path(), start(7, 0));
+        let entries = vec![event(1, 1), event(2, 2), event(1, 3), trim(1, 4), event(1, 5)];
+        let applied = copy.apply(entries).await.unwrap();
+        assert_eq!(
+            applied[2..],
+            [
+                appended(1, Outcome::Duplicate),
+                Applied::Trimmed(1),
+                appended(5, Outcome::New)
+            ]
+        );
+        let duplicates = copy.duplicates_of_trimmed().await.unwrap();
+        assert_eq!(duplicates, [Sequence::new(3)]);
+        copy.forget(duplicates).await.unwrap();
+        assert_eq!(copy.duplicates_of_trimmed().await.unwrap(), []);
+        assert_eq!(
+            copy.trimmed_received_at().await.unwrap(),
+            Timestamp::from_second(1000).ok()
+        );
+        copy.log().close().await;
+    }
+
+    #[tokio::test]
+    async fn a_copy_that_lags_behind_a_trim_goes_on_behind_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let copy = open(directory.path(), start(7, 0));
+        copy.apply(vec![event(1, 1), trim(50, 50)]).await.unwrap();
+        let bounds = copy.log().bounds();
+        assert_eq!(
+            (bounds.trimmed, bounds.tail),
+            (Sequence::new(50), Sequence::new(50))
+        );
+        copy.log().close().await;
+    }
+
+    #[tokio::test]
+    async fn a_copy_of_another_log_or_behind_where_the_log_begins_is_begun_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let copy = open(directory.path(), start(7, 0));
+        copy.apply(vec![event(1, 1)]).await.unwrap();
+        copy.log().close().await;
+        let copy = open(directory.path(), start(8, 0));
+        assert_eq!(
+            (copy.position(), copy.log().log_id()),
+            (Sequence::ZERO, LogId::new(8))
+        );
+        copy.apply(vec![event(1, 1)]).await.unwrap();
+        copy.log().close().await;
+        let copy = open(directory.path(), start(8, 5));
+        assert_eq!(copy.position(), Sequence::new(5));
+        assert_eq!(copy.log().bounds().tail, Sequence::new(5));
+        copy.log().close().await;
+    }
+}

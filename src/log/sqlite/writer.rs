@@ -252,6 +252,11 @@ impl Writer {
                         .map_err(|error| self.failed(&error))?;
                     self.position = sequence;
                     self.shared.metrics.trimmed_events.inc_by(removed);
+                    // A copy that lags may be told to remove what it never had.
+                    if through > self.tail {
+                        self.tail = through;
+                        self.shared.tail.send_replace(through);
+                    }
                     applied.push(Applied::Trimmed(removed));
                 }
                 Change::Nothing => {

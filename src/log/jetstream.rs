@@ -304,6 +304,8 @@ impl JetStreamLog {
 
     /// Removes from the stream what was trimmed, if it is not gone.
     async fn purge(&self) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        // First: of what another replica trims meanwhile, the duplicates may still be there.
+        let trimmed = self.bounds().trimmed;
         loop {
             let duplicates = self.projection.duplicates_of_trimmed().await?;
             if duplicates.is_empty() {
@@ -314,7 +316,6 @@ impl JetStreamLog {
             }
             self.projection.forget(duplicates).await?;
         }
-        let trimmed = self.bounds().trimmed;
         let marked = last_mark(&self.stream, &self.subjects).await?;
         if marked.is_none_or(|mark| mark.trimmed < trimmed.get()) {
             let received_at = self.projection.trimmed_received_at().await?;

@@ -1,7 +1,7 @@
 //! From a stored event to the bytes of the interface's `Event`. Owns the typed view: it is driven by the descriptors of
 //! `payload.proto`, so that a type or field is added there and nowhere else.
 
-use std::{borrow::Cow, collections::HashMap, fmt, ops::Range};
+use std::{borrow::Cow, collections::HashMap, fmt};
 
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
@@ -92,52 +92,39 @@ impl EventEncoder {
         }
         Ok(Self { log_id, arms })
     }
+}
 
-    /// A response with nothing but this event in it, appended to `buffer`; where it is. Protobuf takes fields in any order,
-    /// so they are written as they become known.
-    fn append(&self, stored: &StoredEvent, buffer: &mut Vec<u8>) -> Range<usize> {
-        let StoredEvent { sequence, event } = stored;
-        let start = buffer.len() + ROOM_BYTES;
-        buffer.resize(start, 0);
+impl Encode for EventEncoder {
+    /// A response with nothing but this event in it. Protobuf takes fields in any order, so they are written as they become
+    /// known, and into one buffer.
+    fn encode(&self, StoredEvent { sequence, event }: &StoredEvent) -> Bytes {
+        let mut buffer = Vec::with_capacity(ROOM_BYTES + FIXED_BYTES + 3 * event.body.len());
+        buffer.resize(ROOM_BYTES, 0);
         let arm = self.arms.get(&*event.keys.event_type);
-        let decode_status = decoded(arm, &event.body, buffer);
+        let decode_status = decoded(arm, &event.body, &mut buffer);
         let cursor = Cursor {
             log_id: self.log_id,
             sequence: *sequence,
         };
-        put_bytes(field::ID, &event.id.to_text(), buffer);
-        put_text(field::CURSOR, &cursor.to_text(), buffer);
-        put_number(field::SEQUENCE, sequence.get(), buffer);
-        put_number(field::TYPE, arm.map_or(0, |arm| arm.event_type), buffer);
-        put_text(field::TYPE_NAME, &event.keys.event_type, buffer);
-        put_text(field::ENTITY_ID, &event.keys.entity_id, buffer);
-        put_text(field::CALLBACK_ID, &event.keys.callback_id, buffer);
-        put_text(field::ENDPOINT, event.keys.endpoint.as_str(), buffer);
-        put_text(field::PROVIDER_EVENT_ID, &event.provider_event_id, buffer);
+        put_bytes(field::ID, &event.id.to_text(), &mut buffer);
+        put_text(field::CURSOR, &cursor.to_text(), &mut buffer);
+        put_number(field::SEQUENCE, sequence.get(), &mut buffer);
+        put_number(field::TYPE, arm.map_or(0, |arm| arm.event_type), &mut buffer);
+        put_text(field::TYPE_NAME, &event.keys.event_type, &mut buffer);
+        put_text(field::ENTITY_ID, &event.keys.entity_id, &mut buffer);
+        put_text(field::CALLBACK_ID, &event.keys.callback_id, &mut buffer);
+        put_text(field::ENDPOINT, event.keys.endpoint.as_str(), &mut buffer);
+        put_text(field::PROVIDER_EVENT_ID, &event.provider_event_id, &mut buffer);
         if let Some(created_at) = event.created_at {
-            put_time(field::CREATED_AT, created_at, buffer);
+            put_time(field::CREATED_AT, created_at, &mut buffer);
         }
-        put_time(field::RECEIVED_AT, event.received_at, buffer);
-        put_verification(&event.verification, buffer);
-        put_bytes(field::RAW_BODY, &event.body, buffer);
-        put_correlation(&event.keys, buffer);
-        put_number(field::DECODE_STATUS, decode_status as u64, buffer);
-        put_length_in_front(start, buffer)..buffer.len()
+        put_time(field::RECEIVED_AT, event.received_at, &mut buffer);
+        put_verification(&event.verification, &mut buffer);
+        put_bytes(field::RAW_BODY, &event.body, &mut buffer);
+        put_correlation(&event.keys, &mut buffer);
+        put_number(field::DECODE_STATUS, decode_status as u64, &mut buffer);
+        with_length_in_front(buffer)
     }
-}
-
-impl Encode for EventEncoder {
-    fn encode(&self, event: &StoredEvent) -> Bytes {
-        let mut buffer = Vec::with_capacity(bytes_expected(event));
-        let place = self.append(event, &mut buffer);
-        Bytes::from(buffer).slice(place)
-    }
-}
-
-/// About what the encoded form of an event takes: its body, its fields as a Struct, and most of them once more as typed
-/// fields.
-fn bytes_expected(event: &StoredEvent) -> usize {
-    ROOM_BYTES + FIXED_BYTES + 3 * event.event.body.len()
 }
 
 /// The decoded forms of a body, appended to `buffer` as fields of `Event`.
@@ -207,16 +194,16 @@ mod verification_field {
     pub(super) const SECRET_VERSION: u32 = 4;
 }
 
-/// Makes what begins at `start`, behind its room, the field `event`; where that begins.
-fn put_length_in_front(start: usize, buffer: &mut [u8]) -> usize {
+/// Makes what follows the room in front the field `event`.
+fn with_length_in_front(mut buffer: Vec<u8>) -> Bytes {
     let mut front = Vec::with_capacity(ROOM_BYTES);
     encode_key(EVENT_FIELD, WireType::LengthDelimited, &mut front);
-    put_varint((buffer.len() - start) as u64, &mut front);
-    let front_start = start - front.len();
-    if let Some(room) = buffer.get_mut(front_start..start) {
+    put_varint((buffer.len() - ROOM_BYTES) as u64, &mut front);
+    let start = ROOM_BYTES - front.len();
+    if let Some(room) = buffer.get_mut(start..ROOM_BYTES) {
         room.copy_from_slice(&front);
     }
-    front_start
+    Bytes::from(buffer).slice(start..)
 }
 
 /// `origin` and `verification`: two views of one fact.
@@ -423,7 +410,6 @@ fn put_entry<E>(
 
 /// One entry with a text, which is what most of them are: all its lengths are known beforehand.
 fn put_text_entry(name: &str, text: &str, buffer: &mut Vec<u8>) {
-    let field_length = |length: usize| 1 + encoded_len_varint(length as u64) + length;
     let value_length = field_length(text.len());
     encode_key(1, WireType::LengthDelimited, buffer);
     put_varint(
@@ -436,12 +422,16 @@ fn put_text_entry(name: &str, text: &str, buffer: &mut Vec<u8>) {
     put_bytes(3, text.as_bytes(), buffer);
 }
 
+/// What a field with a small number and content of this length takes.
+fn field_length(length: usize) -> usize {
+    1 + encoded_len_varint(length as u64) + length
+}
+
 /// One entry with a null, of which HeyGen sends many.
 fn put_null_entry(name: &str, buffer: &mut Vec<u8>) {
     const NULL: [u8; 4] = [0x12, 2, 0x08, 0];
-    let name_length = 1 + encoded_len_varint(name.len() as u64) + name.len();
     encode_key(1, WireType::LengthDelimited, buffer);
-    put_varint((name_length + NULL.len()) as u64, buffer);
+    put_varint((field_length(name.len()) + NULL.len()) as u64, buffer);
     put_bytes(1, name.as_bytes(), buffer);
     buffer.extend_from_slice(&NULL);
 }

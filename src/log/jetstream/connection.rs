@@ -1,6 +1,6 @@
 //! The connection to the NATS servers. Owns how it is made and what its loss means; refuses to know what is sent on it.
 
-use std::{path::PathBuf, sync::Arc};
+use std::path::PathBuf;
 
 use async_nats::{Client, ConnectOptions, Event, jetstream};
 use tokio::sync::watch;
@@ -30,7 +30,6 @@ pub struct Settings {
 /// Connects, and goes on connecting for as long as the client lives. `connected` tells whether it is at the moment.
 pub(super) async fn connect(settings: &Settings) -> Result<(Client, watch::Receiver<bool>), JetStreamError> {
     let (connected, is_connected) = watch::channel(true);
-    let connected = Arc::new(connected);
     let mut options = ConnectOptions::new()
         .name("hookstream")
         .connection_timeout(limits::NATS_CONNECT_TIMEOUT)

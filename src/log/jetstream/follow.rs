@@ -1,7 +1,7 @@
 //! Following the stream. Owns that every message is taken in, in order and once, whatever becomes of connections, servers
 //! and consumers; refuses to know who waits for it.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use async_nats::{
     header::NATS_MESSAGE_ID,
@@ -14,7 +14,6 @@ use async_nats::{
         stream::Stream,
     },
 };
-use backon::{BackoffBuilder, ExponentialBuilder};
 use futures_util::StreamExt;
 use tokio::sync::watch;
 
@@ -61,24 +60,10 @@ impl Follower {
 
     /// Follows for good.
     pub(super) async fn run(self) {
-        let backoff = || {
-            ExponentialBuilder::default()
-                .with_min_delay(limits::NATS_RECONNECT_DELAY_MIN)
-                .with_max_delay(limits::NATS_RECONNECT_DELAY_MAX)
-                .without_max_times()
-                .build()
-        };
-        let mut delays = backoff();
         loop {
-            let before = *self.position.borrow();
             let Err(error) = self.follow().await;
-            // One that gets on is told of at most once a second, and so is one that does not.
-            if *self.position.borrow() > before {
-                delays = backoff();
-            }
             tracing::warn!(%error, "the stream is not followed at the moment; trying again");
-            let delay = delays.next().unwrap_or(limits::NATS_RECONNECT_DELAY_MAX);
-            tokio::time::sleep(delay.max(Duration::from_secs(1))).await;
+            tokio::time::sleep(limits::NATS_RECONNECT_DELAY_MAX).await;
         }
     }
 

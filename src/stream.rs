@@ -118,8 +118,8 @@ pub struct EventStream {
     /// The read of the log that follows `position`, under way while `events` are sent.
     ahead: Option<AbortOnDropHandle<Replay>>,
     source: Source,
-    /// The tail when a stream that stops there was opened.
-    stop_at: Option<Sequence>,
+    /// The log's tail when the stream was opened. The hub may not have got there yet.
+    opened_at: Sequence,
     caught_up: bool,
     ended: bool,
     last_sent: Instant,
@@ -143,9 +143,8 @@ impl EventStream {
     /// Opens a stream.
     pub fn open(hub: &Arc<Hub>, filter: Filter, options: Options) -> Result<Self, TooManyStreams> {
         let waiter = hub.register(filter).ok_or(TooManyStreams)?;
-        // What ends at the tail needs nothing live, and the log knows the tail exactly.
-        let stop_at = options.stop_at_tail.then(|| hub.log().bounds().tail);
-        let source = if stop_at.is_some() {
+        // What ends at the tail needs nothing live.
+        let source = if options.stop_at_tail {
             Source::Log
         } else {
             Source::Hub
@@ -160,11 +159,16 @@ impl EventStream {
             },
             ahead: None,
             source,
-            stop_at,
+            opened_at: hub.log().bounds().tail,
             caught_up: false,
             ended: false,
             last_sent: Instant::now(),
         })
+    }
+
+    /// Where a stream ends that stops at the tail.
+    fn stop_at(&self) -> Option<Sequence> {
+        self.options.stop_at_tail.then_some(self.opened_at)
     }
 
     /// Everything up to here was sent or skipped.
@@ -218,7 +222,7 @@ impl EventStream {
             if self.waiter.hub().is_draining() {
                 return said(Frame::Draining(self.position));
             }
-            if self.stop_at.is_some_and(|stop_at| self.position >= stop_at) {
+            if self.stop_at().is_some_and(|stop_at| self.position >= stop_at) {
                 if std::mem::replace(&mut self.caught_up, true) {
                     return Ok(None);
                 }
@@ -252,6 +256,10 @@ impl EventStream {
             }
             Found::Nothing(position) => {
                 self.position = position;
+                if position < self.opened_at {
+                    self.source = Source::Log;
+                    return None;
+                }
                 if !self.caught_up {
                     self.caught_up = true;
                     return Some(Frame::CaughtUp(position));
@@ -283,9 +291,9 @@ impl EventStream {
                 self.events.events = events.into_iter();
                 self.position = self.position.max(scanned);
                 // The hub may have what follows; if not, it says so.
-                if self.stop_at.is_none() && self.position >= self.waiter.hub().floor() {
+                if !self.options.stop_at_tail && self.position >= self.waiter.hub().floor() {
                     self.source = Source::Hub;
-                } else if self.stop_at.is_none_or(|stop_at| self.position < stop_at) {
+                } else if self.stop_at().is_none_or(|stop_at| self.position < stop_at) {
                     self.ahead = Some(tasks::owned(self.replay()));
                 }
                 Ok(None)
@@ -301,7 +309,7 @@ impl EventStream {
     /// Reads the events that follow `position` from the log.
     fn replay(&self) -> impl Future<Output = Replay> + Send + use<> {
         let (hub, filter) = (Arc::clone(self.waiter.hub()), Arc::clone(self.waiter.filter()));
-        let (after, stop_at) = (self.position, self.stop_at);
+        let (after, stop_at) = (self.position, self.stop_at());
         async move {
             let range = Range {
                 after,
@@ -456,6 +464,20 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_the_hub_has_not_read_yet_comes_before_caught_up() {
+        let mut setting = Setting::with_ring(8);
+        setting.append(false).await;
+        setting.settle().await;
+        setting.append(false).await;
+        setting.append(true).await;
+        setting.append(false).await;
+        let mut stream = setting.open(failures(), from_start());
+        assert_eq!(words(&mut stream, 2).await, ["3", "caught up at 4"]);
+        setting.append(true).await;
+        assert_eq!(words(&mut stream, 2).await, ["5", "heartbeat at 5"]);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_heartbeat_moves_past_what_the_filter_skipped() {
         let mut setting = Setting::with_ring(8);
         let mut stream = setting.open(failures(), from_start());
@@ -599,6 +621,7 @@ mod tests {
                 let mut setting = Setting::with_ring(ring);
                 let filter = if filtered { failures() } else { Filter::default() };
                 let mut stream = setting.open(filter.clone(), from_start());
+                let mut opened_at = 0;
                 let (mut expected, mut received) = (Vec::new(), Vec::new());
                 let mut last = Sequence::ZERO;
                 let reads = steps.len() * 3 + 10;
@@ -614,13 +637,16 @@ mod tests {
                         // With the position of a frame a client goes on after any frame.
                         Step::Reconnect => {
                             stream = setting.open(filter.clone(), Options { start: last, ..from_start() });
+                            opened_at = setting.appended;
                         }
                         Step::Read => match stream.next().await.unwrap().unwrap() {
                             Frame::Event(event) => {
                                 last = event.sequence();
                                 received.push(String::from_utf8(event.bytes.to_vec()).unwrap());
                             }
-                            Frame::CaughtUp(at) | Frame::Heartbeat(at) | Frame::FellBehind(at) => {
+                            frame @ (Frame::CaughtUp(at) | Frame::Heartbeat(at) | Frame::FellBehind(at)) => {
+                                let is_early = matches!(frame, Frame::CaughtUp(_)) && at.get() < opened_at;
+                                assert!(!is_early, "caught up at {at} of {opened_at}");
                                 assert!(at >= last, "a position goes back from {last} to {at}");
                                 last = at;
                             }

@@ -19,6 +19,7 @@ use crate::{
     forwarded::TrustedProxies,
     heygen::{Credentials, Heygen},
     log::{Retention, jetstream},
+    origin::AllowedOrigins,
     sealing::{SealingKey, SealingKeys},
     secret::Secret,
     tls::TlsFiles,
@@ -65,6 +66,8 @@ pub struct Config {
     pub public_url: Option<String>,
     /// Whose word is taken for where a request comes from.
     pub trusted_proxies: TrustedProxies,
+    /// The pages of other origins that may call.
+    pub allowed_origins: AllowedOrigins,
     /// HeyGen's API; `None` without credentials for it.
     pub heygen: Option<Heygen>,
     /// How often HeyGen's side is looked at.
@@ -150,6 +153,7 @@ impl Config {
             admin_tls,
             public_url: reader.read("public-url", None, |text| public_url(text).map(Some)),
             trusted_proxies: reader.read("trusted-proxies", TrustedProxies::default(), str::parse),
+            allowed_origins: reader.read("allowed-origins", AllowedOrigins::default(), str::parse),
             heygen: None,
             heygen_check_interval: reader.read("heygen-check-interval", Duration::ZERO, positive_duration),
             reconcile_interval: reader.read("reconcile-interval", None, |text| {

@@ -13,6 +13,7 @@ mod events;
 pub mod proto;
 mod status;
 mod subscriptions;
+mod web;
 
 use std::{pin::Pin, sync::Arc};
 
@@ -47,6 +48,7 @@ use crate::{
     clock::Clock,
     hub::Hub,
     limits,
+    origin::AllowedOrigins,
     registrar::Registrar,
     subscriptions::Subscriptions,
 };
@@ -70,6 +72,14 @@ pub struct Grpc {
     audit: Audit,
     calls: Calls,
     answers: Family<CallLabels, Counter>,
+}
+
+/// What listeners serve of it.
+pub struct GrpcRoutes {
+    /// Everything, for the gRPC listener.
+    pub all: axum::Router,
+    /// The services alone, for a listener that has pages of its own.
+    pub beside_pages: axum::Router,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -114,8 +124,11 @@ impl Grpc {
         }
     }
 
-    /// Everything that the gRPC listener serves.
-    pub async fn routes(self) -> Result<(axum::Router, HealthReporter), tonic_reflection::server::Error> {
+    /// Everything that is served, for pages of these origins too.
+    pub async fn routes(
+        self,
+        allowed_origins: AllowedOrigins,
+    ) -> Result<(GrpcRoutes, HealthReporter), tonic_reflection::server::Error> {
         let (reporter, health) = tonic_health::server::health_reporter();
         reporter
             .set_service_status(SERVICE_NAME, tonic_health::ServingStatus::NotServing)
@@ -139,7 +152,11 @@ impl Grpc {
         let router = router
             .layer(middleware::map_request(arrival::timely))
             .layer(authenticate);
-        Ok((router, reporter))
+        let routes = GrpcRoutes {
+            beside_pages: web::beside_pages(&router, allowed_origins.clone()),
+            all: web::with_browsers(router, allowed_origins),
+        };
+        Ok((routes, reporter))
     }
 
     /// Carries out a call for a caller who may make it; counts it, and records it if it changes something.

@@ -49,6 +49,8 @@ pub const CONNECTIONS_MAX: usize = 16 * 1024;
 pub const CONNECTIONS_PER_ADDRESS_MAX: usize = 1024;
 /// How long a connection of the ingress or the admin side may go without a request. gRPC connections may idle.
 pub const CONNECTION_IDLE_MAX: Duration = Duration::from_secs(5 * 60);
+/// How long a browser may remember that pages of an origin may call.
+pub const CORS_MAX_AGE: Duration = Duration::from_secs(3600);
 /// How long an idle connection may take to end once it was asked to: longer than any request it may still have open.
 pub const CONNECTION_END_TIMEOUT: Duration = Duration::from_secs(10);
 /// Files and sockets the process may want to have open: one listener full of connections, and room for the others, the log

@@ -185,8 +185,8 @@ impl Service {
             public_url,
             &mut registry,
         );
-        let (grpc_router, health) = service
-            .routes()
+        let (grpc_routes, health) = service
+            .routes(config.allowed_origins.clone())
             .await
             .map_err(|error| StartError::Interface(error.into()))?;
         let size = Gauge::default();
@@ -249,11 +249,11 @@ impl Service {
             grpc_address,
             admin_address,
             ingress: Server::start_on(ingress_terms, ingress_listener, ingress.router()),
-            grpc: Server::start_on(terms("grpc", grpc_tls), grpc_listener, grpc_router),
+            grpc: Server::start_on(terms("grpc", grpc_tls), grpc_listener, grpc_routes.all),
             admin: Server::start_on(
                 admin_terms,
                 admin_listener,
-                admin::router(readiness, Arc::new(registry), access),
+                admin::router(readiness, Arc::new(registry), access).merge(grpc_routes.beside_pages),
             ),
             hub,
             subscriptions,

@@ -1,12 +1,13 @@
 //! Sockets and HTTP. Owns accepting, connection limits and the orderly end of connections, the same for every listener;
 //! refuses to know what is served.
 
+mod activity;
 pub mod connections;
 mod opening;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::Router;
+use axum::{Router, body::Body};
 use hyper::rt::Executor;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -16,14 +17,16 @@ use hyper_util::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
-    time::Instant,
+    sync::Semaphore,
 };
 use tokio_util::{either::Either, sync::CancellationToken};
 
 use tower::ServiceExt;
 
-use self::connections::{ConnectionMetrics, Connections};
+use self::{
+    activity::Activity,
+    connections::{ConnectionMetrics, Connections},
+};
 use crate::{forwarded::TrustedProxies, limits, peer::Peer, tasks::Tasks, tls::Tls};
 
 /// The terms on which a listener serves.
@@ -33,7 +36,7 @@ pub struct Terms {
     pub connections: Connections,
     /// What it proves itself with; `None` for connections that are not encrypted.
     pub tls: Option<Tls>,
-    /// How long a connection may go without a request; `None` for as long as it answers pings.
+    /// How long a connection may go without a request that is open; `None` for as long as it answers pings.
     pub idle_max: Option<Duration>,
     /// HTTP/2 streams that a connection may have open.
     pub streams_max: u32,
@@ -178,11 +181,19 @@ impl Server {
         router: Router,
         terms: &Terms,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let (requested, last_request) = watch::channel(Instant::now());
-        let service = router.map_request(move |mut request: http::Request<hyper::body::Incoming>| {
-            requested.send_replace(Instant::now());
+        let activity = Activity::begin();
+        let (requests, is_watched) = (activity.clone(), terms.idle_max.is_some());
+        let service = tower::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
             request.extensions_mut().insert(peer.clone());
-            request
+            let open = is_watched.then(|| requests.open());
+            let answer = router.clone().oneshot(request);
+            async {
+                let response = answer.await?;
+                Ok::<_, Infallible>(match open {
+                    Some(open) => response.map(|body| Body::new(activity::Watched::new(body, open))),
+                    None => response,
+                })
+            }
         });
         let builder = self.builder(terms);
         let service = TowerToHyperService::new(service);
@@ -190,7 +201,7 @@ impl Server {
         tokio::select! {
             result = connection.as_mut() => return result,
             () = self.tasks.stop().cancelled() => connection.as_mut().graceful_shutdown(),
-            () = idle(last_request, terms.idle_max) => {
+            () = activity.idle(terms.idle_max) => {
                 connection.as_mut().graceful_shutdown();
                 let end = tokio::time::timeout(limits::CONNECTION_END_TIMEOUT, connection);
                 return end.await.unwrap_or(Ok(()));
@@ -229,19 +240,5 @@ impl Server {
         self.kill.cancel();
         self.tasks.end().await;
         cut_off
-    }
-}
-
-/// Ends when no request has come for so long.
-async fn idle(last_request: watch::Receiver<Instant>, idle_max: Option<Duration>) {
-    let Some(idle_max) = idle_max else {
-        return std::future::pending().await;
-    };
-    loop {
-        let end = *last_request.borrow() + idle_max;
-        if end <= Instant::now() {
-            return;
-        }
-        tokio::time::sleep_until(end).await;
     }
 }

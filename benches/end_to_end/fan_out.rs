@@ -13,6 +13,7 @@ use hookstream::{
     grpc::{EventEncoder, Grpc, proto::SubscribeEventsRequest},
     hub::{Encode, Hub},
     log::{EventLog, memory::MemoryLog},
+    origin::AllowedOrigins,
     registrar::Registrar,
     sealing::SealingKeys,
     subscriptions::{Subscriptions, sqlite::SqliteSubscriptionStore},
@@ -144,7 +145,7 @@ impl Parts {
             "",
             &mut registry,
         );
-        let (router, _health) = grpc.routes().await.unwrap();
+        let (routes, _health) = grpc.routes(AllowedOrigins::default()).await.unwrap();
         let tasks = Tasks::new();
         let stop = tasks.stop().clone();
         tasks.spawn(async move { hub.follow(stop).await });
@@ -152,7 +153,7 @@ impl Parts {
         Self {
             log,
             address: listener.local_addr().unwrap(),
-            server: Server::start(listener, router),
+            server: Server::start(listener, routes.all),
             tasks,
             _directory: directory,
         }

@@ -74,6 +74,7 @@ pub async fn service_on(directory: &Path, log: LogEngine) -> Service {
         grpc_tls: None,
         admin_tls: None,
         public_url: None,
+        allowed_origins: Default::default(),
         trusted_proxies: TrustedProxies::default(),
         heygen: None,
         heygen_check_interval: Duration::from_secs(60),

@@ -110,6 +110,13 @@ pub(super) const SETTINGS: &[Setting] = &[
                whose request it is (the header Forwarded is not read), and only clients behind them are limited",
     },
     Setting {
+        key: "allowed-origins",
+        value_name: "LIST",
+        default: Some("none"),
+        help: "Origins of web pages that may call over gRPC-Web, such as https://app.example.com; pages that this service \
+               serves itself always may",
+    },
+    Setting {
         key: "heygen-api-base",
         value_name: "URL",
         default: Some(heygen::BASE_URL),

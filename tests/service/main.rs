@@ -14,6 +14,7 @@
 mod abuse;
 mod access;
 mod authority;
+mod browsers;
 mod cluster;
 mod commands;
 mod crash;

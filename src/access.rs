@@ -12,6 +12,7 @@
 
 mod identity;
 mod scope;
+pub mod shared;
 pub mod sqlite;
 mod token;
 
@@ -37,7 +38,7 @@ use crate::{
     limits,
     peer::{ClientCertificate, Peer},
     secret::Secret,
-    state_db::StoreError,
+    state_db::{Conflict, StoreError},
     tasks,
 };
 
@@ -130,19 +131,26 @@ pub enum AccessError {
     /// There are as many as there may be.
     #[error("{} tokens exist; no more are allowed", limits::TOKENS_MAX)]
     TooMany,
+    /// Another replica changed it at the same moment. A retry builds on that change.
+    #[error("the token {0} was changed at another replica at the same moment: look at it and try again")]
+    Conflict(TokenName),
     /// The change could not be stored. A retry may succeed.
     #[error("the token could not be stored")]
     Store(#[source] StoreError),
 }
 
-/// Where tokens are kept. Every change is durable when the call returns. Calls block.
+/// Who is told of a token that is there, or that is gone.
+pub type TokenListener = Box<dyn Fn(TokenName, Option<Token>) + Send + Sync>;
+
+/// Where tokens are kept. A change is durable, and told, when the call returns. Calls block.
 pub trait TokenStore: Send + Sync + 'static {
-    /// All tokens.
-    fn load(&self) -> Result<Vec<Token>, StoreError>;
-    /// Makes one.
+    /// Tells `listener` of every token there is before it returns, and from then on of every change, in order, whoever
+    /// makes it.
+    fn follow(&self, listener: TokenListener) -> Result<(), StoreError>;
+    /// Makes one. [`Conflict`] if there is one of this name.
     fn save(&self, token: &Token) -> Result<(), StoreError>;
-    /// Removes one.
-    fn delete(&self, name: &TokenName) -> Result<(), StoreError>;
+    /// Removes one. [`Conflict`] if it is no longer of this revision.
+    fn delete(&self, token: &Token) -> Result<(), StoreError>;
 }
 
 /// All credentials, in memory and in their store.
@@ -152,7 +160,7 @@ pub struct Access {
     /// The operator, and the digest of its token.
     operator: Option<(TokenDigest, Arc<Identity>)>,
     anonymous: Arc<Identity>,
-    known: RwLock<Known>,
+    known: Arc<RwLock<Known>>,
     /// Held over a change and its storing.
     changing: tokio::sync::Mutex<()>,
 }
@@ -164,6 +172,25 @@ struct Known {
 }
 
 impl Known {
+    /// Takes in what a store tells.
+    fn take_in(&mut self, name: TokenName, token: Option<Token>) {
+        let before = self.tokens.remove(&name);
+        match (before, token) {
+            (Some(before), Some(token)) if before.credential == token.credential => {
+                // The same as before: no token is ever changed.
+                self.tokens.insert(name, before);
+            }
+            (before, token) => {
+                if let Some(identity) = before.and_then(|before| self.identities.remove(&before.credential)) {
+                    identity.revoke();
+                }
+                if let Some(token) = token {
+                    self.insert(token);
+                }
+            }
+        }
+    }
+
     fn insert(&mut self, token: Token) {
         let Token {
             name, scopes, sees, ..
@@ -176,14 +203,15 @@ impl Known {
 }
 
 impl Access {
-    /// Loads what the store has. With an operator's token, credentials are required.
+    /// The tokens of a store. With an operator's token, credentials are required. Blocks.
     pub fn load(
         store: Arc<dyn TokenStore>,
         operator_token: Option<&Secret>,
         clock: Clock,
     ) -> Result<Self, StoreError> {
-        let mut known = Known::default();
-        store.load()?.into_iter().for_each(|token| known.insert(token));
+        let known = Arc::new(RwLock::new(Known::default()));
+        let told = Arc::clone(&known);
+        store.follow(Box::new(move |name, token| told.write().take_in(name, token)))?;
         let operator = operator_token.map(|token| {
             let identity = Identity::unlimited(OPERATOR);
             (TokenDigest::of(token.expose()), Arc::new(identity))
@@ -193,7 +221,7 @@ impl Access {
             clock,
             operator,
             anonymous: Arc::new(Identity::unlimited(ANONYMOUS)),
-            known: RwLock::new(known),
+            known,
             changing: tokio::sync::Mutex::default(),
         })
     }
@@ -271,10 +299,10 @@ impl Access {
             expires_at: new
                 .lifetime
                 .map(|lifetime| now.checked_add(lifetime).unwrap_or(Timestamp::MAX)),
+            revision: 0,
         };
         let (store, stored) = (Arc::clone(&self.store), token.clone());
-        flat(tasks::blocking(move || store.save(&stored)).await)?;
-        self.known.write().insert(token.clone());
+        flat(tasks::blocking(move || store.save(&stored)).await, &token.name)?;
         Ok((Arc::new(token), secret))
     }
 
@@ -301,20 +329,17 @@ impl Access {
         let _changing = self.changing.lock().await;
         let found = self.known.read().tokens.get(name).cloned();
         let token = found.ok_or_else(|| AccessError::NotFound(name.clone()))?;
-        let (store, stored_name) = (Arc::clone(&self.store), name.clone());
-        flat(tasks::blocking(move || store.delete(&stored_name)).await)?;
-        let mut known = self.known.write();
-        known.tokens.remove(name);
-        if let Some(identity) = known.identities.remove(&token.credential) {
-            identity.revoke();
-        }
-        Ok(())
+        let store = Arc::clone(&self.store);
+        flat(tasks::blocking(move || store.delete(&token)).await, name)
     }
 }
 
-fn flat(result: std::io::Result<Result<(), StoreError>>) -> Result<(), AccessError> {
-    let flat = result.map_err(StoreError::from).and_then(|result| result);
-    flat.map_err(AccessError::Store)
+fn flat(changed: std::io::Result<Result<(), StoreError>>, name: &TokenName) -> Result<(), AccessError> {
+    let changed = changed.map_err(StoreError::from).and_then(|changed| changed);
+    changed.map_err(|error| match error.downcast_ref() {
+        Some(Conflict) => AccessError::Conflict(name.clone()),
+        None => AccessError::Store(error),
+    })
 }
 
 #[cfg(test)]

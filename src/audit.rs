@@ -1,16 +1,18 @@
 //! The audit trail: who changed what, when, and what came of it. Owns its records and their bound; refuses to know gRPC,
 //! and in what they are stored.
 
+pub mod shared;
 pub mod sqlite;
 
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use crate::{clock::Clock, state_db::StoreError, tasks};
 
 /// Something that was done, or that was asked for and refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Action {
     /// Who: a token's name, `operator`, `anonymous`, or `hookstream` for the service itself.
     pub actor: String,

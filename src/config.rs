@@ -18,7 +18,8 @@ pub use self::{
 use crate::{
     forwarded::TrustedProxies,
     heygen::{Credentials, Heygen},
-    log::{Retention, jetstream},
+    log::Retention,
+    nats,
     origin::AllowedOrigins,
     sealing::{SealingKey, SealingKeys},
     secret::Secret,
@@ -42,7 +43,7 @@ pub enum LogEngine {
     /// In the data directory.
     Sqlite,
     /// In a stream of NATS servers.
-    JetStream(Box<jetstream::Settings>),
+    JetStream(Box<nats::Settings>),
 }
 
 /// The effective configuration.
@@ -138,6 +139,8 @@ impl Config {
             credentials: operator_token.is_some(),
             encryption: tls.is_some(),
         };
+        let sealing_keys = reader.sealing_keys();
+        let is_sealed = sealing_keys.current.is_some();
         let (grpc_exposure, admin_exposure) = (exposure(&grpc_tls), exposure(&admin_tls));
         let mut config = Self {
             ingress_listen: reader.read("ingress-listen", String::new(), address),
@@ -164,8 +167,8 @@ impl Config {
                 optional(text, positive_duration)
             }),
             data_dir: reader.read("data-dir", PathBuf::new(), path),
-            sealing_keys: reader.sealing_keys(),
-            log: reader.log(),
+            sealing_keys,
+            log: reader.log(is_sealed),
             retention: Retention {
                 age: reader.read("retention-age", None, |text| optional(text, duration)),
                 size_bytes: reader.read("retention-size", None, |text| {
@@ -276,7 +279,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Where events are kept.
-    fn log(&mut self) -> LogEngine {
+    fn log(&mut self, is_sealed: bool) -> LogEngine {
         let is_jetstream = self.read("log", false, |text| match text {
             "sqlite" => Ok(false),
             "jetstream" => Ok(true),
@@ -312,7 +315,7 @@ impl<'a> Reader<'a> {
             self.problems
                 .push("give jetstream-credentials-file or jetstream-nkey-file, not both".to_owned());
         }
-        let settings = jetstream::Settings {
+        let settings = nats::Settings {
             servers: self.read("jetstream-url", String::new(), nats_servers),
             stream: self.read("jetstream-stream", String::new(), stream_name),
             replicas,
@@ -322,6 +325,13 @@ impl<'a> Reader<'a> {
             client_certificate,
         };
         if is_jetstream {
+            if !is_sealed {
+                self.problems.push(
+                    "log jetstream: secrets leave this process to be shared with the other replicas, and are sealed before: give \
+                     --sealing-key-file, the same at every replica (`hookstream config generate-sealing-key` makes one)"
+                        .to_owned(),
+                );
+            }
             LogEngine::JetStream(Box::new(settings))
         } else {
             LogEngine::Sqlite

@@ -3,6 +3,8 @@
 
 mod deliveries;
 mod endpoint;
+mod sealed;
+pub mod shared;
 pub mod sqlite;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -10,7 +12,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use parking_lot::RwLock;
 
 pub use self::endpoint::{Endpoint, Operation, Pending, Provider, ProviderStatus, Registration, State};
-pub use crate::state_db::StoreError;
+pub use crate::state_db::{Conflict, StoreError};
 use crate::{
     clock::Clock, event::EndpointName, filter::TypePattern, limits, secret::Secret, signature::Keyring, tasks,
 };
@@ -59,38 +61,58 @@ pub enum EndpointError {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// Another replica changed it at the same moment. A retry builds on that change.
+    #[error("the endpoint {0} was changed at another replica at the same moment: look at it and try again")]
+    Conflict(EndpointName),
     /// The change could not be stored. A retry may succeed.
     #[error("the endpoint could not be stored")]
     Store(#[source] StoreError),
 }
 
-/// Where endpoints are kept. Every change is durable when the call returns. Calls block.
+/// Who is told of an endpoint that is there or has changed, or that is gone.
+pub type EndpointListener = Box<dyn Fn(EndpointName, Option<Endpoint>) + Send + Sync>;
+
+/// Where endpoints are kept. A change is durable, and told, when the call returns. Calls block.
 pub trait EndpointStore: Send + Sync + 'static {
-    /// All endpoints.
-    fn load(&self) -> Result<Vec<Endpoint>, StoreError>;
-    /// Makes or replaces one.
+    /// Tells `listener` of every endpoint there is before it returns, and from then on of every change, in order, whoever
+    /// makes it.
+    fn follow(&self, listener: EndpointListener) -> Result<(), StoreError>;
+    /// Makes or replaces one. [`Conflict`] if it is no longer of the revision that it is to replace.
     fn save(&self, endpoint: &Endpoint) -> Result<(), StoreError>;
-    /// Removes one.
-    fn delete(&self, name: &EndpointName) -> Result<(), StoreError>;
+    /// Removes one; the same.
+    fn delete(&self, endpoint: &Endpoint) -> Result<(), StoreError>;
 }
 
 /// All endpoints, in memory and in their store.
 pub struct Endpoints {
     store: Arc<dyn EndpointStore>,
     clock: Clock,
-    by_name: RwLock<BTreeMap<EndpointName, Arc<Endpoint>>>,
+    by_name: Arc<RwLock<ByName>>,
     /// Held over a change and its storing.
     changing: tokio::sync::Mutex<()>,
 }
 
+type ByName = BTreeMap<EndpointName, Arc<Endpoint>>;
+
+/// Takes in what a store tells.
+fn take_in(by_name: &mut ByName, name: EndpointName, endpoint: Option<Endpoint>) {
+    let before = by_name.remove(&name);
+    if let Some(mut endpoint) = endpoint {
+        if let Some(before) = before.filter(|before| before.created_at == endpoint.created_at) {
+            endpoint.deliveries = Arc::clone(&before.deliveries);
+        }
+        by_name.insert(name, Arc::new(endpoint));
+    }
+}
+
 impl Endpoints {
-    /// Loads what the store has.
+    /// The endpoints of a store. Blocks.
     pub fn load(store: Arc<dyn EndpointStore>, clock: Clock) -> Result<Self, StoreError> {
-        let load = store
-            .load()?
-            .into_iter()
-            .map(|endpoint| (endpoint.name.clone(), Arc::new(endpoint)));
-        let by_name = RwLock::new(load.collect());
+        let by_name = Arc::new(RwLock::new(ByName::new()));
+        let told = Arc::clone(&by_name);
+        store.follow(Box::new(move |name, endpoint| {
+            take_in(&mut told.write(), name, endpoint);
+        }))?;
         Ok(Self {
             store,
             clock,
@@ -154,9 +176,14 @@ impl Endpoints {
             ),
             callback_tokens: none.clone(),
             registration: new.registration,
+            revision: 0,
             deliveries: Arc::default(),
         })
         .await
+        .map_err(|error| match error {
+            EndpointError::Conflict(name) => EndpointError::Exists(name),
+            error => error,
+        })
     }
 
     /// Changes an endpoint.
@@ -248,11 +275,8 @@ impl Endpoints {
     /// Removes an endpoint.
     pub async fn delete(&self, name: &EndpointName) -> Result<(), EndpointError> {
         let _changing = self.changing.lock().await;
-        self.existing(name)?;
-        let (store, stored_name) = (Arc::clone(&self.store), name.clone());
-        flat(tasks::blocking(move || store.delete(&stored_name)).await)?;
-        self.by_name.write().remove(name);
-        Ok(())
+        let endpoint = self.existing(name)?;
+        self.store(name, move |store| store.delete(&endpoint)).await
     }
 
     fn existing(&self, name: &EndpointName) -> Result<Endpoint, EndpointError> {
@@ -264,20 +288,26 @@ impl Endpoints {
 
     async fn save(&self, endpoint: Endpoint) -> Result<Arc<Endpoint>, EndpointError> {
         let endpoint = Arc::new(endpoint);
-        let (store, stored) = (Arc::clone(&self.store), Arc::clone(&endpoint));
-        flat(tasks::blocking(move || store.save(&stored)).await)?;
-        self.by_name
-            .write()
-            .insert(endpoint.name.clone(), Arc::clone(&endpoint));
-        Ok(endpoint)
+        let to_store = Arc::clone(&endpoint);
+        self.store(&endpoint.name, move |store| store.save(&to_store))
+            .await?;
+        // As it was told; it may be gone again already.
+        Ok(self.get(&endpoint.name).unwrap_or(endpoint))
     }
-}
 
-fn flat(result: std::io::Result<Result<(), StoreError>>) -> Result<(), EndpointError> {
-    result
-        .map_err(StoreError::from)
-        .and_then(|result| result)
-        .map_err(EndpointError::Store)
+    async fn store(
+        &self,
+        name: &EndpointName,
+        change: impl FnOnce(&dyn EndpointStore) -> Result<(), StoreError> + Send + 'static,
+    ) -> Result<(), EndpointError> {
+        let store = Arc::clone(&self.store);
+        let changed = tasks::blocking(move || change(&*store)).await;
+        let changed = changed.map_err(StoreError::from).and_then(|changed| changed);
+        changed.map_err(|error| match error.downcast_ref() {
+            Some(Conflict) => EndpointError::Conflict(name.clone()),
+            None => EndpointError::Store(error),
+        })
+    }
 }
 
 fn check_event_types(event_types: &[String]) -> Result<(), EndpointError> {

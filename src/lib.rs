@@ -34,6 +34,7 @@
 //! | [`admin`] | liveness, readiness, metrics |
 //! | [`transport`] | sockets, connection limits, the orderly end of connections |
 //! | [`tls`] | certificates: ours, replaced while it runs, and the clients' |
+//! | [`nats`] | the connection to NATS, what replicas share in buckets there, and leases |
 //! | [`origin`] | of which origins web pages may call |
 //! | [`forwarded`], [`source`] | whose request it is, and which addresses count as one where they are limited |
 //! | [`peer`] | the words for who is at the other end of a connection |
@@ -89,6 +90,7 @@ pub mod hub;
 pub mod ingress;
 pub mod limits;
 pub mod log;
+pub mod nats;
 pub mod origin;
 pub mod peer;
 pub mod process;

@@ -189,6 +189,14 @@ pub const NATS_PING_INTERVAL: Duration = Duration::from_secs(2);
 pub const NATS_ACK_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest JetStream may take to answer one request. While it elects a leader it answers none.
 pub const NATS_REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a lease of one replica lasts that is not renewed: so long nobody does what its holder did when it died.
+pub const LEASE_DURATION: Duration = Duration::from_secs(6);
+/// How often it is renewed, or asked for.
+pub const LEASE_INTERVAL: Duration = Duration::from_secs(2);
+/// How long a holder that cannot renew it goes on: shorter than it lasts, by a request and then some.
+pub const LEASE_HELD_MAX: Duration = Duration::from_secs(4);
+/// How long what another replica has begun at HeyGen is left to it.
+pub const PENDING_ELSEWHERE_PATIENCE: Duration = Duration::from_secs(60);
 /// Shortest pause before what failed with NATS is tried again; it grows.
 pub const NATS_RECONNECT_DELAY_MIN: Duration = Duration::from_millis(50);
 /// Longest such pause.

@@ -30,6 +30,7 @@ use crate::{
     heygen::{ApiError, Heygen, HistoryEvent},
     limits,
     log::{AppendError, Direction, EventLog, Limit, Outcome, Range, ReadError},
+    nats::lease::Lease,
 };
 
 /// Looks for events that were never delivered.
@@ -154,12 +155,17 @@ impl Reconciler {
     }
 
     /// Walks at once, then every `interval` and whenever woken, until stopped. What was woken by a change is walked once
-    /// more after the grace period, when the entries that were too young have come of age.
-    pub async fn run(&self, interval: Option<Duration>, stop: CancellationToken) {
-        let mut again_at = None;
+    /// more after the grace period, when the entries that were too young have come of age. Among several replicas only the
+    /// one that holds `lease` walks unless it is asked to.
+    pub async fn run(&self, mut lease: Lease, interval: Option<Duration>, stop: CancellationToken) {
+        let (mut again_at, mut is_woken) = (None, false);
         while !stop.is_cancelled() {
-            stop.run_until_cancelled(self.answer_walk()).await;
+            if is_woken || lease.is_held() {
+                stop.run_until_cancelled(self.answer_walk()).await;
+            }
             let regular = interval.map(|interval| Instant::now() + interval);
+            // What this replica was woken for it also looks at again.
+            is_woken = again_at.is_some();
             let next = [again_at.take(), regular].into_iter().flatten().min();
             let pause = async {
                 match next {
@@ -171,9 +177,11 @@ impl Reconciler {
                 tokio::select! {
                     () = self.due.notified() => true,
                     () = pause => false,
+                    () = lease.taken() => false,
                 }
             };
             if stop.run_until_cancelled(woken).await == Some(true) {
+                is_woken = true;
                 again_at = Some(Instant::now() + self.grace);
             }
         }

@@ -9,13 +9,13 @@ use tokio_util::sync::CancellationToken;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
-    access::{Access, sqlite::SqliteTokenStore},
+    access::{Access, TokenStore, shared::SharedTokenStore, sqlite::SqliteTokenStore},
     admin::{self, Readiness},
-    audit::{Audit, sqlite::SqliteAuditStore},
+    audit::{Audit, AuditStore, shared::SharedAuditStore, sqlite::SqliteAuditStore},
     clock::Clock,
     config::{Config, LogEngine},
     data_dir::{DataDir, DataDirError},
-    endpoints::{Endpoints, sqlite::SqliteEndpointStore},
+    endpoints::{EndpointStore, Endpoints, shared::SharedEndpointStore, sqlite::SqliteEndpointStore},
     event::LogId,
     filter::Filter,
     grpc::{self, EventEncoder, Grpc},
@@ -28,9 +28,9 @@ use crate::{
         metrics::LogMetrics,
         sqlite::{OpenError, SqliteLog},
     },
+    nats::{Nats, bucket::Bucket, lease::Lease},
     reconcile::Reconciler,
     registrar::Registrar,
-    sealing::SealingKeys,
     state_db::StoreError,
     subscriptions::{Subscriptions, sqlite::SqliteSubscriptionStore},
     tasks::{self, Tasks},
@@ -82,6 +82,9 @@ pub enum StartError {
         /// Why.
         source: StoreError,
     },
+    /// What is kept where replicas share it.
+    #[error("the endpoints and tokens in NATS cannot be read")]
+    SharedState(#[source] StoreError),
     /// A listener.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -115,30 +118,36 @@ impl Service {
         let ingress_tls = load_tls(&mut certificates, "ingress", config.ingress_tls.as_ref())?;
         let grpc_tls = load_tls(&mut certificates, "grpc", config.grpc_tls.as_ref())?;
         let admin_tls = load_tls(&mut certificates, "admin", config.admin_tls.as_ref())?;
-        let (path, keys) = (config.data_dir.clone(), config.sealing_keys.clone());
         let metrics = LogMetrics::registered(&mut registry);
-        let (data_dir, stores) = tasks::blocking(move || open(&path, keys)).await??;
-        let log = open_log(config, &data_dir, metrics).await?;
+        let (draining, tasks) = (CancellationToken::new(), Tasks::new());
+        let path = config.data_dir.clone();
+        let data_dir = tasks::blocking(move || DataDir::open(&path)).await??;
+        let (log, nats) = open_log(config, &data_dir, metrics).await?;
         let Stores {
-            endpoints: store,
+            endpoints,
             subscriptions,
             tokens,
             audit,
-        } = stores;
-        let load = Endpoints::load(Arc::new(store), clock.clone());
-        let endpoints = Arc::new(load.map_err(|error| unreadable(&data_dir, STATE_FILE, error))?);
-        let access = Access::load(Arc::new(tokens), config.operator_token.as_ref(), clock.clone());
-        let access = Arc::new(access.map_err(|error| unreadable(&data_dir, STATE_FILE, error))?);
-        let audit = Audit::new(Arc::new(audit), clock.clone());
+        } = open_stores(config, &data_dir, nats.as_ref(), &tasks).await?;
+        let (endpoints, access) = {
+            let (operator_token, clock) = (config.operator_token.clone(), clock.clone());
+            let load = move || {
+                let endpoints = Endpoints::load(endpoints, clock.clone())?;
+                Ok((endpoints, Access::load(tokens, operator_token.as_ref(), clock)?))
+            };
+            let loaded = tasks::blocking(load).await?;
+            let (endpoints, access) = loaded.map_err(|error| unreadable(&data_dir, nats.as_ref(), error))?;
+            (Arc::new(endpoints), Arc::new(access))
+        };
+        let audit = Audit::new(audit, clock.clone());
         restore_last_deliveries(&endpoints, &*log).await;
 
-        let (draining, tasks) = (CancellationToken::new(), Tasks::new());
         let encoder = EventEncoder::new(log.log_id()).map_err(|error| StartError::Interface(error.into()))?;
         let hub = Hub::new(Arc::clone(&log), Arc::new(encoder), &mut registry);
         let subscriptions = {
             let (hub, clock) = (Arc::clone(&hub), clock.clone());
             Subscriptions::load(Arc::new(subscriptions), hub, clock, &mut registry)
-                .map_err(|error| unreadable(&data_dir, SUBSCRIPTIONS_FILE, error))?
+                .map_err(|error| unreadable_file(&data_dir, SUBSCRIPTIONS_FILE, error))?
         };
         let ingress = Ingress::new(
             Arc::clone(&endpoints),
@@ -225,11 +234,21 @@ impl Service {
             }
         });
         if let Some(reconciler) = reconciler {
-            let (stop, interval) = (tasks.stop().clone(), config.reconcile_interval);
-            tasks.spawn(async move { reconciler.run(interval, stop).await });
+            let lease = match &nats {
+                Some(nats) => Lease::contend(nats, "heygen", &tasks)
+                    .await
+                    .map_err(JetStreamError::from)?,
+                None => Lease::alone(),
+            };
+            let (stop, interval, held) = (tasks.stop().clone(), config.reconcile_interval, lease.clone());
+            tasks.spawn(async move { reconciler.run(held, interval, stop).await });
             let (stop, interval) = (tasks.stop().clone(), config.heygen_check_interval);
             let secret_age_max = config.rotate_secrets_after;
-            tasks.spawn(async move { registrar.watch(interval, secret_age_max, audit, stop).await });
+            tasks.spawn(async move {
+                registrar
+                    .watch(lease, interval, secret_age_max, audit, stop)
+                    .await
+            });
         }
         tasks.spawn({
             let (stop, readiness) = (tasks.stop().clone(), readiness.clone());
@@ -319,17 +338,17 @@ const SUBSCRIPTIONS_FILE: &str = "subscriptions.db";
 
 /// What is kept beside the log.
 struct Stores {
-    endpoints: SqliteEndpointStore,
+    endpoints: Arc<dyn EndpointStore>,
     subscriptions: SqliteSubscriptionStore,
-    tokens: SqliteTokenStore,
-    audit: SqliteAuditStore,
+    tokens: Arc<dyn TokenStore>,
+    audit: Arc<dyn AuditStore>,
 }
 
 async fn open_log(
     config: &Config,
     data_dir: &DataDir,
     metrics: LogMetrics,
-) -> Result<Arc<dyn EventLog>, StartError> {
+) -> Result<(Arc<dyn EventLog>, Option<Nats>), StartError> {
     match &config.log {
         LogEngine::Sqlite => {
             let path = data_dir.path().to_owned();
@@ -341,30 +360,66 @@ async fn open_log(
                 }
             };
             let open = move || SqliteLog::open(&path, || LogId::new(rand::random()), metrics, progress);
-            Ok(Arc::new(tasks::blocking(open).await??))
+            Ok((Arc::new(tasks::blocking(open).await??), None))
         }
         LogEngine::JetStream(settings) => {
             let copy = data_dir.directory(COPY_DIRECTORY)?;
-            Ok(Arc::new(JetStreamLog::open(settings, &copy, metrics).await?))
+            let nats = Nats::connect(settings).await.map_err(JetStreamError::from)?;
+            let log = JetStreamLog::open(&nats, &copy, metrics).await?;
+            Ok((Arc::new(log), Some(nats)))
         }
     }
 }
 
-fn open(path: &std::path::Path, keys: SealingKeys) -> Result<(DataDir, Stores), StartError> {
-    let data_dir = DataDir::open(path)?;
-    let (state, subscriptions) = (data_dir.file(STATE_FILE), data_dir.file(SUBSCRIPTIONS_FILE));
-    let of_state = |error| unreadable(&data_dir, STATE_FILE, error);
-    let of_subscriptions = |error| unreadable(&data_dir, SUBSCRIPTIONS_FILE, error);
-    let stores = Stores {
-        endpoints: SqliteEndpointStore::open(&state, keys).map_err(of_state)?,
-        subscriptions: SqliteSubscriptionStore::open(&subscriptions).map_err(of_subscriptions)?,
-        tokens: SqliteTokenStore::open(&state).map_err(of_state)?,
-        audit: SqliteAuditStore::open(&state).map_err(of_state)?,
+/// Opens what is kept beside the log: in the data directory, or where all replicas share it.
+async fn open_stores(
+    config: &Config,
+    data_dir: &DataDir,
+    nats: Option<&Nats>,
+    tasks: &Tasks,
+) -> Result<Stores, StartError> {
+    let (path, keys) = (data_dir.file(SUBSCRIPTIONS_FILE), config.sealing_keys.clone());
+    let opened = tasks::blocking(move || SqliteSubscriptionStore::open(&path)).await?;
+    let subscriptions = opened.map_err(|error| unreadable_file(data_dir, SUBSCRIPTIONS_FILE, error))?;
+    let state = data_dir.file(STATE_FILE);
+    if let Some(nats) = nats {
+        if state.exists() {
+            tracing::warn!(
+                file = %state.display(),
+                "endpoints and tokens that were made with --log sqlite are not used with --log jetstream: make them anew"
+            );
+        }
+        let failed = JetStreamError::from;
+        let [endpoints, tokens] = ["ENDPOINTS", "TOKENS"].map(|part| Bucket::open(nats, part));
+        let (endpoints, tokens) = (endpoints.await.map_err(failed)?, tokens.await.map_err(failed)?);
+        return Ok(Stores {
+            endpoints: Arc::new(SharedEndpointStore::new(endpoints, keys, tasks.clone())),
+            subscriptions,
+            tokens: Arc::new(SharedTokenStore::new(tokens, tasks.clone())),
+            audit: Arc::new(SharedAuditStore::open(nats).await.map_err(failed)?),
+        });
+    }
+    let open = move || {
+        Ok(Stores {
+            endpoints: Arc::new(SqliteEndpointStore::open(&state, keys)?),
+            subscriptions,
+            tokens: Arc::new(SqliteTokenStore::open(&state)?),
+            audit: Arc::new(SqliteAuditStore::open(&state)?),
+        })
     };
-    Ok((data_dir, stores))
+    let opened = tasks::blocking(open).await?;
+    opened.map_err(|error| unreadable_file(data_dir, STATE_FILE, error))
 }
 
-fn unreadable(data_dir: &DataDir, file: &str, source: StoreError) -> StartError {
+/// Endpoints or tokens.
+fn unreadable(data_dir: &DataDir, nats: Option<&Nats>, source: StoreError) -> StartError {
+    match nats {
+        None => unreadable_file(data_dir, STATE_FILE, source),
+        Some(_) => StartError::SharedState(source),
+    }
+}
+
+fn unreadable_file(data_dir: &DataDir, file: &str, source: StoreError) -> StartError {
     StartError::State {
         path: data_dir.file(file).display().to_string(),
         source,

@@ -15,6 +15,11 @@ use crate::limits;
 /// A failure of a store.
 pub type StoreError = Box<dyn std::error::Error + Send + Sync>;
 
+/// What was to be changed is no longer as it was when it was read: another replica was faster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it was changed at another replica at the same moment")]
+pub struct Conflict;
+
 /// The layout of the file that this version reads and writes, all tables together.
 const FORMAT: i64 = 2;
 

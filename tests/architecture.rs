@@ -112,8 +112,10 @@ fn the_stand_in_for_heygen_knows_nothing_of_the_service() {
 #[test]
 fn only_the_composition_root_names_an_engine() {
     let engines = |path: &str| {
-        let stores = path.ends_with("/sqlite.rs") || path == "src/state_db.rs";
-        path.starts_with("src/log/") || stores || path == "src/service.rs"
+        let stores =
+            path.ends_with("/sqlite.rs") || path.ends_with("/shared.rs") || path == "src/state_db.rs";
+        let nats = path.starts_with("src/nats");
+        path.starts_with("src/log/") || stores || nats || path == "src/service.rs"
     };
     let words = [
         "SqliteLog",
@@ -123,6 +125,9 @@ fn only_the_composition_root_names_an_engine() {
         "SqliteEndpointStore",
         "SqliteTokenStore",
         "SqliteAuditStore",
+        "SharedEndpointStore",
+        "SharedTokenStore",
+        "SharedAuditStore",
         "rusqlite",
     ];
     assert_eq!(mentions(|path| !engines(path), &words), [""; 0]);

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{Context, stream};
-use hookstream::{config::LogEngine, log::jetstream::Settings};
+use hookstream::{config::LogEngine, nats::Settings};
 use tokio::time::MissedTickBehavior;
 
 use crate::{

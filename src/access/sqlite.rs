@@ -1,12 +1,12 @@
 //! Tokens in `state.db`. Owns their table; every change is synced before it is reported.
 
-use std::path::Path;
+use std::{path::Path, sync::OnceLock};
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use rusqlite::{Connection, params};
 
-use super::{Credential, Token, TokenDigest, TokenName, TokenStore};
+use super::{Credential, Token, TokenDigest, TokenListener, TokenName, TokenStore};
 use crate::state_db::{self, StoreError};
 
 const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS tokens (
@@ -20,21 +20,24 @@ const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS tokens (
 );";
 
 /// The store.
-#[derive(Debug)]
-pub struct SqliteTokenStore(Mutex<Connection>);
+pub struct SqliteTokenStore {
+    connection: Mutex<Connection>,
+    listener: OnceLock<TokenListener>,
+}
 
 impl SqliteTokenStore {
     /// Opens the store at `path`, or makes one there. Blocks.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let connection = state_db::open(path)?;
         connection.execute_batch(SCHEMA)?;
-        Ok(Self(Mutex::new(connection)))
+        Ok(Self {
+            connection: Mutex::new(connection),
+            listener: OnceLock::new(),
+        })
     }
-}
 
-impl TokenStore for SqliteTokenStore {
     fn load(&self) -> Result<Vec<Token>, StoreError> {
-        let connection = self.0.lock();
+        let connection = self.connection.lock();
         let mut select = connection.prepare(
             "SELECT name, digest, certificate_name, scopes, sees, created_at_us, expires_at_us FROM tokens",
         )?;
@@ -57,9 +60,27 @@ impl TokenStore for SqliteTokenStore {
                 sees: serde_json::from_str(&row.get::<_, String>(4)?)?,
                 created_at: Timestamp::from_microsecond(row.get(5)?)?,
                 expires_at: expires_at_us.map(Timestamp::from_microsecond).transpose()?,
+                revision: 0,
             });
         }
         Ok(tokens)
+    }
+
+    fn tell(&self, name: &TokenName, token: Option<Token>) {
+        if let Some(listener) = self.listener.get() {
+            listener(name.clone(), token);
+        }
+    }
+}
+
+impl TokenStore for SqliteTokenStore {
+    fn follow(&self, listener: TokenListener) -> Result<(), StoreError> {
+        for token in self.load()? {
+            listener(token.name.clone(), Some(token));
+        }
+        self.listener
+            .set(listener)
+            .map_err(|_| "the tokens are followed already".into())
     }
 
     fn save(&self, token: &Token) -> Result<(), StoreError> {
@@ -67,7 +88,8 @@ impl TokenStore for SqliteTokenStore {
             Credential::Token(digest) => (Some(digest.as_bytes()), None),
             Credential::Certificate(name) => (None, Some(name)),
         };
-        self.0.lock().execute(
+        let connection = self.connection.lock();
+        connection.execute(
             "INSERT INTO tokens VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
             params![
                 token.name.as_str(),
@@ -79,13 +101,14 @@ impl TokenStore for SqliteTokenStore {
                 token.expires_at.map(Timestamp::as_microsecond),
             ],
         )?;
+        self.tell(&token.name, Some(token.clone()));
         Ok(())
     }
 
-    fn delete(&self, name: &TokenName) -> Result<(), StoreError> {
-        self.0
-            .lock()
-            .execute("DELETE FROM tokens WHERE name = ?1", [name.as_str()])?;
+    fn delete(&self, token: &Token) -> Result<(), StoreError> {
+        let connection = self.connection.lock();
+        connection.execute("DELETE FROM tokens WHERE name = ?1", [token.name.as_str()])?;
+        self.tell(&token.name, None);
         Ok(())
     }
 }

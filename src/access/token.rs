@@ -91,6 +91,8 @@ pub struct Token {
     pub created_at: Timestamp,
     /// When it stops being accepted; `None` for never.
     pub expires_at: Option<Timestamp>,
+    /// Which version of it the store has; 0 before it is stored.
+    pub revision: u64,
 }
 
 /// A new random token.

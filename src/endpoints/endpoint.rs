@@ -27,6 +27,8 @@ pub struct Endpoint {
     pub callback_tokens: Keyring,
     /// Who keeps the registration at HeyGen.
     pub registration: Registration,
+    /// Which version of it the store has; 0 before it is stored.
+    pub revision: u64,
     /// Shared between the versions of one endpoint, so that a change does not lose it.
     pub(super) deliveries: Arc<Deliveries>,
 }

@@ -1,39 +1,30 @@
 //! Endpoints in `state.db`. Owns their tables; every change is synced before it is reported.
 
-use std::{borrow::Cow, path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{Arc, OnceLock},
+};
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
-use super::{Endpoint, EndpointStore, StoreError};
+use super::{
+    Endpoint, EndpointListener, EndpointStore, StoreError,
+    sealed::{CALLBACK, Place, SIGNATURE},
+};
 use crate::{
     event::EndpointName,
-    sealing::{SealingError, SealingKeys},
-    secret::Secret,
+    sealing::SealingKeys,
     signature::{Key, Keyring},
     state_db,
 };
 
-/// What a secret is for: to verify signatures, or to stand in the URL for callbacks.
-const SIGNATURE: &str = "signature";
-const CALLBACK: &str = "callback";
-
 /// The store.
-#[derive(Debug)]
 pub struct SqliteEndpointStore {
     connection: Mutex<Connection>,
     keys: SealingKeys,
-}
-
-/// A stored secret that cannot be had.
-#[derive(Debug, thiserror::Error)]
-#[error("endpoint {endpoint}: its {purpose} secret {version} cannot be read")]
-struct Unreadable {
-    endpoint: String,
-    purpose: String,
-    version: u32,
-    source: SealingError,
+    listener: OnceLock<EndpointListener>,
 }
 
 impl SqliteEndpointStore {
@@ -67,6 +58,7 @@ impl SqliteEndpointStore {
         Ok(Self {
             connection: Mutex::new(connection),
             keys,
+            listener: OnceLock::new(),
         })
     }
 }
@@ -120,42 +112,12 @@ fn remove_traces(connection: &Connection) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Where a secret is stored. A sealed one opens nowhere else.
-struct Place<'a> {
-    endpoint: Cow<'a, str>,
-    purpose: Cow<'a, str>,
-    version: u32,
-}
-
-impl Place<'_> {
-    fn of(endpoint: String, purpose: String, version: u32) -> Self {
-        Self {
-            endpoint: endpoint.into(),
-            purpose: purpose.into(),
-            version,
-        }
-    }
-
-    fn context(&self) -> String {
-        format!("endpoint/{}/{}/{}", self.endpoint, self.purpose, self.version)
-    }
-
-    fn open(&self, stored: &[u8], keys: &SealingKeys) -> Result<Secret, Unreadable> {
-        keys.open(stored, &self.context()).map_err(|source| Unreadable {
-            endpoint: self.endpoint.to_string(),
-            purpose: self.purpose.to_string(),
-            version: self.version,
-            source,
-        })
-    }
-}
-
 /// A stored secret where it lies, uncopied. What is of another type is nothing that opens.
 fn stored<'a>(row: &'a Row<'_>, column: usize) -> Result<&'a [u8], rusqlite::Error> {
     Ok(row.get_ref(column)?.as_blob().unwrap_or_default())
 }
 
-impl EndpointStore for SqliteEndpointStore {
+impl SqliteEndpointStore {
     fn load(&self) -> Result<Vec<Endpoint>, StoreError> {
         let connection = self.connection.lock();
         let mut select = connection.prepare(
@@ -175,10 +137,53 @@ impl EndpointStore for SqliteEndpointStore {
                 entity_id: row.get(2)?,
                 provider_endpoint_id: row.get(3)?,
                 created_at: Timestamp::from_microsecond(row.get(4)?)?,
+                revision: 0,
                 deliveries: Arc::default(),
             });
         }
         Ok(endpoints)
+    }
+
+    fn keyring(&self, connection: &Connection, endpoint: &str, purpose: &str) -> Result<Keyring, StoreError> {
+        let mut select = connection.prepare_cached(
+            "SELECT version, secret, expires_at_us FROM secrets
+             WHERE endpoint = ?1 AND purpose = ?2 ORDER BY version DESC",
+        )?;
+        let mut rows = select.query([endpoint, purpose])?;
+        let mut keys = Vec::new();
+        while let Some(row) = rows.next()? {
+            let place = Place {
+                endpoint: endpoint.into(),
+                purpose: purpose.into(),
+                version: row.get(0)?,
+            };
+            keys.push(Key {
+                version: place.version,
+                secret: place.open(stored(row, 1)?, &self.keys)?,
+                expires_at: row
+                    .get::<_, Option<i64>>(2)?
+                    .map(Timestamp::from_microsecond)
+                    .transpose()?,
+            });
+        }
+        Ok(Keyring::new(keys))
+    }
+
+    fn tell(&self, name: &EndpointName, endpoint: Option<Endpoint>) {
+        if let Some(listener) = self.listener.get() {
+            listener(name.clone(), endpoint);
+        }
+    }
+}
+
+impl EndpointStore for SqliteEndpointStore {
+    fn follow(&self, listener: EndpointListener) -> Result<(), StoreError> {
+        for endpoint in self.load()? {
+            listener(endpoint.name.clone(), Some(endpoint));
+        }
+        self.listener
+            .set(listener)
+            .map_err(|_| "the endpoints are followed already".into())
     }
 
     fn save(&self, endpoint: &Endpoint) -> Result<(), StoreError> {
@@ -219,43 +224,21 @@ impl EndpointStore for SqliteEndpointStore {
             )?;
         }
         transaction.commit()?;
+        self.tell(&endpoint.name, Some(endpoint.clone()));
         Ok(())
     }
 
-    fn delete(&self, name: &EndpointName) -> Result<(), StoreError> {
+    fn delete(&self, endpoint: &Endpoint) -> Result<(), StoreError> {
         let mut connection = self.connection.lock();
         let transaction = connection.transaction()?;
-        transaction.execute("DELETE FROM secrets WHERE endpoint = ?1", [name.as_str()])?;
-        transaction.execute("DELETE FROM endpoints WHERE name = ?1", [name.as_str()])?;
-        transaction.commit()?;
-        Ok(())
-    }
-}
-
-impl SqliteEndpointStore {
-    fn keyring(&self, connection: &Connection, endpoint: &str, purpose: &str) -> Result<Keyring, StoreError> {
-        let mut select = connection.prepare_cached(
-            "SELECT version, secret, expires_at_us FROM secrets
-             WHERE endpoint = ?1 AND purpose = ?2 ORDER BY version DESC",
+        transaction.execute(
+            "DELETE FROM secrets WHERE endpoint = ?1",
+            [endpoint.name.as_str()],
         )?;
-        let mut rows = select.query([endpoint, purpose])?;
-        let mut keys = Vec::new();
-        while let Some(row) = rows.next()? {
-            let place = Place {
-                endpoint: endpoint.into(),
-                purpose: purpose.into(),
-                version: row.get(0)?,
-            };
-            keys.push(Key {
-                version: place.version,
-                secret: place.open(stored(row, 1)?, &self.keys)?,
-                expires_at: row
-                    .get::<_, Option<i64>>(2)?
-                    .map(Timestamp::from_microsecond)
-                    .transpose()?,
-            });
-        }
-        Ok(Keyring::new(keys))
+        transaction.execute("DELETE FROM endpoints WHERE name = ?1", [endpoint.name.as_str()])?;
+        transaction.commit()?;
+        self.tell(&endpoint.name, None);
+        Ok(())
     }
 }
 
@@ -264,7 +247,7 @@ mod tests {
     use std::{fs, time::Duration};
 
     use super::*;
-    use crate::sealing::SealingKey;
+    use crate::{sealing::SealingKey, secret::Secret};
 
     const SECRET: &str = "whsec_the_one_to_look_for";
     const TOKEN: &str = "token_to_look_for";
@@ -331,6 +314,7 @@ mod tests {
             keyring: ring(&format!("{SECRET}_{name}")),
             callback_tokens: ring(&format!("{TOKEN}_{name}")),
             registration: super::super::Registration::Local,
+            revision: 0,
             deliveries: Arc::default(),
         }
     }
@@ -390,7 +374,7 @@ mod tests {
             readable.save(&endpoint(&format!("e{number}"))).unwrap();
         }
         for number in 0..150 {
-            readable.delete(&format!("e{number}").parse().unwrap()).unwrap();
+            readable.delete(&endpoint(&format!("e{number}"))).unwrap();
         }
         // As after a crash: the write-ahead log is left as it is.
         let crashed = Disk::new();
@@ -443,7 +427,7 @@ mod tests {
     fn a_wrong_key_is_an_error_that_names_the_needed_one_and_changes_nothing() {
         let (own, other) = (key(), key());
         let disk = filled(&keys(&own, &[]));
-        let error = disk.open(&keys(&other, &[])).unwrap_err();
+        let error = disk.open(&keys(&other, &[])).err().unwrap();
         for part in [
             &own.id().to_string(),
             &other.id().to_string(),
@@ -459,7 +443,7 @@ mod tests {
     fn a_missing_key_is_an_error_that_names_it() {
         let own = key();
         let disk = filled(&keys(&own, &[]));
-        let error = disk.open(&SealingKeys::default()).unwrap_err();
+        let error = disk.open(&SealingKeys::default()).err().unwrap();
         assert!(
             error.contains(&own.id().to_string()) && error.contains("no key was given"),
             "{error}"

@@ -89,6 +89,8 @@ pub enum Refusal {
     TokenExists(String),
     /// As many tokens exist as may.
     TooManyTokens(String),
+    /// Another replica changed the same thing at the same moment.
+    ChangedElsewhere(String),
     /// The service is shutting down.
     Draining,
     /// The log or a store failed. The cause is logged and not told.
@@ -208,6 +210,7 @@ impl Refusal {
             Self::TokenNotFound(text) => (Code::NotFound, "TOKEN_NOT_FOUND", text.clone()),
             Self::TokenExists(text) => (Code::AlreadyExists, "TOKEN_EXISTS", text.clone()),
             Self::TooManyTokens(text) => (Code::ResourceExhausted, "TOO_MANY_TOKENS", text.clone()),
+            Self::ChangedElsewhere(text) => (Code::Aborted, "CHANGED_ELSEWHERE", text.clone()),
             Self::Draining => {
                 (Code::Unavailable, "DRAINING", "the service is shutting down; reconnect with your cursor".into())
             }
@@ -252,7 +255,7 @@ impl From<Refusal> for Status {
         if let Refusal::InvalidField { field, reason } = &refusal {
             details.add_bad_request_violation(field, reason);
         }
-        if matches!(code, Code::Unavailable | Code::ResourceExhausted) {
+        if matches!(code, Code::Unavailable | Code::ResourceExhausted | Code::Aborted) {
             details.set_retry_info(Some(RETRY_DELAY));
         }
         Self::with_error_details(code, text, details)
@@ -294,6 +297,7 @@ impl From<AccessError> for Refusal {
             AccessError::Exists(_) | AccessError::CertificateTaken(_) => Self::TokenExists(text),
             AccessError::NotFound(_) => Self::TokenNotFound(text),
             AccessError::TooMany => Self::TooManyTokens(text),
+            AccessError::Conflict(_) => Self::ChangedElsewhere(text),
             AccessError::Store(error) => {
                 tracing::error!(%error, "a token could not be stored");
                 Self::LogUnavailable
@@ -340,6 +344,7 @@ impl From<EndpointError> for Refusal {
                 field,
                 reason: reason.to_owned(),
             },
+            EndpointError::Conflict(_) => Self::ChangedElsewhere(text),
             EndpointError::Store(error) => {
                 tracing::error!(%error, "an endpoint could not be stored");
                 Self::LogUnavailable

@@ -11,7 +11,6 @@
 //! because a replica that begins behind their firsts would take them for new; then a mark says that the stream can be
 //! copied from there; then the trimmed messages go. Each step can be repeated, by any replica.
 
-mod connection;
 mod entry;
 mod follow;
 mod pending;
@@ -21,7 +20,7 @@ use std::{path::Path, sync::Arc};
 
 use async_nats::jetstream::{
     Context,
-    context::{GetStreamError, PublishErrorKind},
+    context::PublishErrorKind,
     message::PublishMessage,
     stream::{RawMessageErrorKind, Stream},
 };
@@ -31,7 +30,6 @@ use jiff::Timestamp;
 use prost::Message;
 use tokio::{sync::watch, time::Instant};
 
-pub use self::connection::Settings;
 use self::{
     entry::{Mark, Subjects, Trim},
     follow::Follower,
@@ -46,6 +44,7 @@ use crate::{
     event::{EventId, LogId, NewEvent, Sequence, StoredEvent},
     filter::Filter,
     limits,
+    nats::{Nats, NatsError},
     tasks::{self, Tasks},
 };
 
@@ -64,55 +63,9 @@ pub struct JetStreamLog {
 /// Why the log cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum JetStreamError {
-    /// An address is none.
-    #[error("`{servers}` is no list of NATS servers such as nats://10.0.0.1:4222,nats://10.0.0.2:4222")]
-    Address {
-        /// What was given.
-        servers: String,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// A file with credentials.
-    #[error("the credentials in {} cannot be read", path.display())]
-    Credentials {
-        /// The file.
-        path: std::path::PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// No server answers, or none lets us in.
-    #[error(
-        "no NATS server of {servers} can be used: check --jetstream-url, the credentials, and that a server runs there"
-    )]
-    Unreachable {
-        /// The servers.
-        servers: String,
-        /// Why.
-        source: async_nats::ConnectError,
-    },
-    /// The servers have no JetStream, or not for this account.
-    #[error(
-        "the NATS server has no JetStream for this account: start it with -js, or enable it for the account"
-    )]
-    NoJetStream(#[source] GetStreamError),
-    /// The stream cannot be made or opened.
-    #[error("the stream {name} cannot be made or opened")]
-    Stream {
-        /// Its name.
-        name: String,
-        /// Why.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// There is a stream of the name that would lose or falsify events.
-    #[error(
-        "there is a stream {name} that cannot be the log: {differences}. Change it with `nats stream edit`, or choose another name with --jetstream-stream"
-    )]
-    Differs {
-        /// Its name.
-        name: String,
-        /// Field by field.
-        differences: String,
-    },
+    /// NATS.
+    #[error(transparent)]
+    Nats(#[from] NatsError),
     /// The stream ends before what this replica has of it.
     #[error(
         "the stream {name} ends at sequence {last}, but this replica has it up to {position}: NATS lost acknowledged events \
@@ -139,29 +92,15 @@ pub enum JetStreamError {
 }
 
 impl JetStreamLog {
-    /// Connects, makes or checks the stream, and takes it into the copy in `directory` up to its present end.
-    pub async fn open(
-        settings: &Settings,
-        directory: &Path,
-        metrics: LogMetrics,
-    ) -> Result<Self, JetStreamError> {
-        let (client, is_connected) = connection::connect(settings).await?;
-        let (needed, taken) = (limits::MESSAGE_BYTES_MAX, client.server_info().max_payload);
-        if taken < needed {
-            tracing::warn!(
-                max_payload = taken,
-                needed,
-                "the NATS servers take smaller messages than the largest delivery makes: larger ones are refused with 413; set \
-                 max_payload to 2MB"
-            );
-        }
-        let context = connection::jetstream(client);
-        let stream = stream::open(&context, settings).await?;
-        let failed = |source: Box<dyn std::error::Error + Send + Sync>| JetStreamError::Stream {
-            name: settings.stream.clone(),
+    /// Makes or checks the stream, and takes it into the copy in `directory` up to its present end.
+    pub async fn open(nats: &Nats, directory: &Path, metrics: LogMetrics) -> Result<Self, JetStreamError> {
+        let name = &nats.settings.stream;
+        let stream = stream::declaration(name).open(nats).await?;
+        let failed = |source: Box<dyn std::error::Error + Send + Sync>| NatsError::Stream {
+            name: name.clone(),
             source,
         };
-        let subjects = Subjects::of(&settings.stream);
+        let subjects = Subjects::of(name);
         let mark = last_mark(&stream, &subjects).await.map_err(failed)?;
         // After the mark: what is trimmed later begins later.
         let info = stream.get_info().await.map_err(|error| failed(error.into()))?;
@@ -175,7 +114,7 @@ impl JetStreamLog {
             );
         }
         tracing::info!(
-            stream = settings.stream,
+            stream = name,
             servers = info.config.num_replicas,
             events_up_to = info.state.last_sequence,
             "the log is a stream of NATS"
@@ -194,7 +133,7 @@ impl JetStreamLog {
         if projection.position().get() > last {
             projection.log().close().await;
             return Err(JetStreamError::Lost {
-                name: settings.stream.clone(),
+                name: name.clone(),
                 last,
                 position: projection.position(),
                 directory: directory.to_owned(),
@@ -215,7 +154,7 @@ impl JetStreamLog {
             }
         });
         let log = Self {
-            context,
+            context: nats.context.clone(),
             stream,
             subjects,
             writable: watch::Sender::new(Ok(())),
@@ -226,7 +165,11 @@ impl JetStreamLog {
         };
         log.tasks.spawn({
             let (stop, writable) = (log.tasks.stop().clone(), log.writable.clone());
-            let watch = watch_over(is_connected, log.projection.log().writable(), writable);
+            let watch = watch_over(
+                nats.is_connected.clone(),
+                log.projection.log().writable(),
+                writable,
+            );
             async move {
                 stop.run_until_cancelled(watch).await;
             }

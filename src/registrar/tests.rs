@@ -8,7 +8,7 @@ use std::{
 
 use super::*;
 use crate::{
-    endpoints::{EndpointStore, StoreError, sqlite::SqliteEndpointStore},
+    endpoints::{EndpointListener, EndpointStore, StoreError, sqlite::SqliteEndpointStore},
     heygen::Credentials,
     sealing::SealingKeys,
     stand_in::{ApiFault, Call, Settings, StandIn},
@@ -36,16 +36,16 @@ impl Crashing {
 }
 
 impl EndpointStore for Crashing {
-    fn load(&self) -> Result<Vec<Endpoint>, StoreError> {
-        self.store.load()
+    fn follow(&self, listener: EndpointListener) -> Result<(), StoreError> {
+        self.store.follow(listener)
     }
 
     fn save(&self, endpoint: &Endpoint) -> Result<(), StoreError> {
         self.change(|| self.store.save(endpoint))
     }
 
-    fn delete(&self, name: &EndpointName) -> Result<(), StoreError> {
-        self.change(|| self.store.delete(name))
+    fn delete(&self, endpoint: &Endpoint) -> Result<(), StoreError> {
+        self.change(|| self.store.delete(endpoint))
     }
 }
 

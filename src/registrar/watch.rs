@@ -8,15 +8,18 @@ use tokio_util::sync::CancellationToken;
 use super::{Registrar, StateLabel, drive::take_in};
 use crate::{
     audit::{Action, Audit},
-    endpoints::{Endpoint, ProviderStatus, State},
+    endpoints::{Endpoint, Pending, ProviderStatus, State},
     heygen::Registration,
     limits,
+    nats::lease::Lease,
 };
 
 impl Registrar {
-    /// Looks after the registrations every `interval`, and rotates secrets older than `secret_age_max`, until stopped.
+    /// Looks after the registrations every `interval`, and rotates secrets older than `secret_age_max`, until stopped; among
+    /// several replicas only where `lease` is held.
     pub async fn watch(
         &self,
+        mut lease: Lease,
         interval: Duration,
         secret_age_max: Option<Duration>,
         audit: Audit,
@@ -25,13 +28,15 @@ impl Registrar {
         let mut reachable = true;
         while !stop.is_cancelled() {
             let look = async {
-                self.go_on().await;
-                reachable = self.look(reachable).await;
-                self.count_states();
-                if let Some(age_max) = secret_age_max {
-                    self.rotate_old_secrets(age_max, &audit).await;
+                if lease.is_held() {
+                    self.go_on(&lease).await;
+                    reachable = self.look(reachable).await;
+                    if let Some(age_max) = secret_age_max {
+                        self.rotate_old_secrets(age_max, &audit).await;
+                    }
                 }
-                tokio::time::sleep(interval).await;
+                self.count_states();
+                let _ = tokio::time::timeout(interval, lease.taken()).await;
             };
             stop.run_until_cancelled(look).await;
         }
@@ -44,10 +49,15 @@ impl Registrar {
             .collect()
     }
 
-    /// Tries again what is pending.
-    async fn go_on(&self) {
+    /// Tries again what is pending, unless another replica may be at it.
+    async fn go_on(&self, lease: &Lease) {
+        let now = self.clock.now();
+        let is_elsewhere = |pending: &Pending| {
+            let age = now.duration_since(pending.key_made_at).unsigned_abs();
+            lease.is_shared() && age < limits::PENDING_ELSEWHERE_PATIENCE
+        };
         for endpoint in self.ours() {
-            if endpoint.pending().is_some() {
+            if endpoint.pending().is_some_and(|pending| !is_elsewhere(pending)) {
                 let _one_at_a_time = self.lock(&endpoint.name).await;
                 // A failure is logged where it happens, and stays with the endpoint.
                 let _ = self.drive(&endpoint.name).await;

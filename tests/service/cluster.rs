@@ -28,21 +28,37 @@ use crate::{
     crash::{History, seen, violations},
     harness::{
         Client, FREE_PORTS, Hookstream, Sender, after, binary, body, from_environment, from_start, http,
-        manage, until,
+        manage, reason, until,
     },
     nats::Nats,
 };
 
 const SECRET: &str = "whsec_the_same_at_every_replica";
 
+/// A key that all replicas seal with.
+pub const SEALING_KEY: &str = "aG9va3N0cmVhbSBzZWFsaW5nIGtleSBvZiB0ZXN0cyE=";
+
 /// A replica in this directory.
-fn replica(nats: &Nats, directory: Arc<TempDir>) -> Hookstream {
-    let url = nats.url();
-    let flags = ["--log", "jetstream", "--jetstream-url", &url];
-    Hookstream::start_in(directory, &flags, &HashMap::new())
+pub fn replica(nats: &Nats, directory: Arc<TempDir>) -> Hookstream {
+    replica_with(nats, directory, &[], &[])
 }
 
-/// A new replica with the endpoint that all of them have.
+/// The same with more flags and variables.
+pub fn replica_with(
+    nats: &Nats,
+    directory: Arc<TempDir>,
+    flags: &[&str],
+    variables: &[(&'static str, &str)],
+) -> Hookstream {
+    let url = nats.url();
+    let mut all_flags = vec!["--log", "jetstream", "--jetstream-url", &url];
+    all_flags.extend(flags);
+    let mut all_variables = HashMap::from([("HOOKSTREAM_SEALING_KEY", SEALING_KEY.to_owned())]);
+    all_variables.extend(variables.iter().map(|&(name, value)| (name, value.to_owned())));
+    Hookstream::start_in(directory, &all_flags, &all_variables)
+}
+
+/// A new replica, and the endpoint that all of them have.
 async fn new_replica(nats: &Nats) -> Hookstream {
     let service = replica(nats, Arc::new(tempfile::tempdir().unwrap()));
     let create = Create {
@@ -50,20 +66,27 @@ async fn new_replica(nats: &Nats) -> Hookstream {
         secret: SECRET.to_owned(),
         ..Create::default()
     };
-    manage(&mut service.client().await, Operation::Create(create))
-        .await
-        .unwrap();
+    match manage(&mut service.client().await, Operation::Create(create)).await {
+        Ok(_) => {}
+        Err(status) => assert_eq!(reason(&status), "ENDPOINT_EXISTS"),
+    }
     service
 }
 
 /// What the commands say that a service cannot start for.
 fn refusal(flags: &[&str]) -> String {
+    refusal_with(flags, &[("HOOKSTREAM_SEALING_KEY", SEALING_KEY)])
+}
+
+/// The same with these variables.
+pub fn refusal_with(flags: &[&str], variables: &[(&str, &str)]) -> String {
     let directory = tempfile::tempdir().unwrap();
     let output = Command::new(binary())
         .arg("serve")
         .args(FREE_PORTS)
         .args(["--log", "jetstream", "--data-dir"])
         .arg(directory.path().join("data"))
+        .envs(variables.iter().copied())
         .args(flags)
         .output()
         .unwrap();

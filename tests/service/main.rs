@@ -31,6 +31,7 @@ mod process;
 #[path = "../schemas/requests.rs"]
 mod schemas;
 mod secrecy;
+mod shared;
 mod shell;
 mod streams;
 mod subscriptions;

@@ -4,7 +4,7 @@
 use std::{
     fs,
     net::{TcpListener, TcpStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -15,7 +15,7 @@ use tempfile::TempDir;
 /// Servers of one cluster, or one by itself. They end with this.
 pub struct Nats {
     servers: Vec<Server>,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 struct Server {
@@ -86,7 +86,7 @@ impl Nats {
         });
         let mut nats = Self {
             servers: servers.collect(),
-            _directory: directory,
+            directory,
         };
         (0..count).for_each(|number| nats.start_server(number));
         nats
@@ -103,6 +103,12 @@ impl Nats {
     /// One server.
     pub fn url_of(&self, number: usize) -> String {
         format!("nats://127.0.0.1:{}", self.servers[number].port)
+    }
+
+    /// Where they keep what they keep.
+    #[allow(dead_code, reason = "not all who start servers look at their files")]
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     /// Starts one that was killed.

@@ -21,10 +21,9 @@ use crate::{
     filter::Filter,
     log::{
         AppendError, Appended, Bounds, Chunk, Direction, EventLog, Limit, Range, ReadError, Retention,
-        Trimmed,
-        jetstream::{JetStreamLog, Settings},
-        metrics::LogMetrics,
+        Trimmed, jetstream::JetStreamLog, metrics::LogMetrics,
     },
+    nats::Settings,
 };
 
 /// A stream of its own on servers that are shared, and the copies of its replicas.
@@ -66,7 +65,8 @@ impl Cluster {
             ca_file: None,
             client_certificate: None,
         };
-        let log = JetStreamLog::open(&settings, copy, LogMetrics::default());
+        let nats = crate::nats::Nats::connect(&settings).await.unwrap();
+        let log = JetStreamLog::open(&nats, copy, LogMetrics::default());
         log.await.unwrap()
     }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use async_nats::{Client, ConnectOptions, Event, jetstream};
 use tokio::sync::watch;
 
-use super::JetStreamError;
+use super::NatsError;
 use crate::{limits, secret::Secret};
 
 /// Where the log is, and as whom it is read and written.
@@ -28,7 +28,7 @@ pub struct Settings {
 }
 
 /// Connects, and goes on connecting for as long as the client lives. `connected` tells whether it is at the moment.
-pub(super) async fn connect(settings: &Settings) -> Result<(Client, watch::Receiver<bool>), JetStreamError> {
+pub(super) async fn connect(settings: &Settings) -> Result<(Client, watch::Receiver<bool>), NatsError> {
     let (connected, is_connected) = watch::channel(true);
     let mut options = ConnectOptions::new()
         .name("hookstream")
@@ -45,7 +45,7 @@ pub(super) async fn connect(settings: &Settings) -> Result<(Client, watch::Recei
             std::future::ready(())
         });
     if let Some(path) = &settings.credentials_file {
-        let unreadable = |source| JetStreamError::Credentials {
+        let unreadable = |source| NatsError::Credentials {
             path: path.clone(),
             source,
         };
@@ -65,12 +65,12 @@ pub(super) async fn connect(settings: &Settings) -> Result<(Client, watch::Recei
         .split(',')
         .map(|server| server.trim().parse())
         .collect::<Result<Vec<async_nats::ServerAddr>, _>>()
-        .map_err(|source| JetStreamError::Address {
+        .map_err(|source| NatsError::Address {
             servers: settings.servers.clone(),
             source,
         })?;
     let client = options.connect(servers).await;
-    let client = client.map_err(|source| JetStreamError::Unreachable {
+    let client = client.map_err(|source| NatsError::Unreachable {
         servers: settings.servers.clone(),
         source,
     })?;

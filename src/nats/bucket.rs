@@ -1,0 +1,187 @@
+//! Small values under keys, shared by all replicas: a key-value bucket. Owns that every replica is told of every change in
+//! order, and that nobody overwrites what he has not seen; refuses to know what the values say.
+
+use std::sync::Arc;
+
+use async_nats::{
+    HeaderMap,
+    header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE,
+    jetstream::{
+        Context,
+        context::{PublishError, PublishErrorKind},
+        kv::{CreateErrorKind, Operation, Store},
+        stream::{Config, DiscardPolicy, StorageType},
+    },
+};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use tokio::sync::watch;
+
+use super::{Declaration, Nats, NatsError};
+use crate::{
+    limits,
+    state_db::{Conflict, StoreError},
+    tasks::Tasks,
+};
+
+/// A bucket.
+#[derive(Debug)]
+pub struct Bucket {
+    store: Store,
+    context: Context,
+    /// Everything up to this revision was told.
+    told: watch::Sender<u64>,
+}
+
+/// What happened to a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The key.
+    pub key: String,
+    /// Rises with every change of any key.
+    pub revision: u64,
+    /// The new value; `None` if it is gone.
+    pub value: Option<Bytes>,
+}
+
+impl Bucket {
+    /// Makes or checks the bucket of the log that holds this `part` of what is shared.
+    pub async fn open(nats: &Nats, part: &str) -> Result<Arc<Self>, NatsError> {
+        let store = open(nats, part, Config::default()).await?;
+        Ok(Arc::new(Self {
+            store,
+            context: nats.context.clone(),
+            told: watch::Sender::new(0),
+        }))
+    }
+
+    /// Tells `listener` of every key there is, before it returns, and of every change from then on, in order. What is
+    /// there may be told again. One listener at a time: what it was told of is what changes wait for.
+    pub async fn follow(
+        self: &Arc<Self>,
+        tasks: &Tasks,
+        listener: impl FnMut(Change) + Send + 'static,
+    ) -> Result<(), StoreError> {
+        let state = self.store.stream.get_info().await?.state;
+        let newest = if state.messages == 0 {
+            0
+        } else {
+            state.last_sequence
+        };
+        let (bucket, stop) = (Arc::clone(self), tasks.stop().clone());
+        tasks.spawn(async move {
+            stop.run_until_cancelled(bucket.tell(listener)).await;
+        });
+        self.wait(newest).await
+    }
+
+    async fn tell(&self, mut listener: impl FnMut(Change)) {
+        loop {
+            let Err(error) = self.tell_until_broken(&mut listener).await;
+            tracing::warn!(%error, bucket = self.store.name, "changes at other replicas are not seen at the moment; trying again");
+            tokio::time::sleep(limits::NATS_RECONNECT_DELAY_MAX).await;
+        }
+    }
+
+    async fn tell_until_broken(
+        &self,
+        listener: &mut impl FnMut(Change),
+    ) -> Result<std::convert::Infallible, StoreError> {
+        let mut changes = self.store.watch_with_history(">").await?;
+        while let Some(entry) = changes.next().await {
+            let entry = entry?;
+            let gone = matches!(entry.operation, Operation::Delete | Operation::Purge);
+            listener(Change {
+                key: entry.key,
+                revision: entry.revision,
+                value: (!gone).then_some(entry.value),
+            });
+            self.told.send_if_modified(|told| {
+                let news = *told < entry.revision;
+                *told = entry.revision.max(*told);
+                news
+            });
+        }
+        Err("the bucket ended".into())
+    }
+
+    async fn wait(&self, revision: u64) -> Result<(), StoreError> {
+        let mut told = self.told.subscribe();
+        let seen = tokio::time::timeout(limits::APPLY_TIMEOUT, told.wait_for(|&told| told >= revision)).await;
+        match seen {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err("NATS has it, but this replica has not seen it come back yet".into()),
+        }
+    }
+
+    /// Sets a key that has this revision, or that is not there if that is 0. Every listener here was told when it returns;
+    /// a [`Conflict`] if the key has another revision.
+    pub async fn put(&self, key: &str, value: Bytes, revision: u64) -> Result<(), StoreError> {
+        let stored = match revision {
+            // Also where the key was there before.
+            0 => self
+                .store
+                .create(key, value)
+                .await
+                .map_err(|error| match error.kind() {
+                    CreateErrorKind::AlreadyExists => StoreError::from(Conflict),
+                    _ => error.into(),
+                })?,
+            _ => self.publish(key, HeaderMap::new(), value, revision).await?,
+        };
+        self.wait(stored).await
+    }
+
+    /// Removes a key that has this revision; else as [`put`](Self::put).
+    pub async fn delete(&self, key: &str, revision: u64) -> Result<(), StoreError> {
+        let mut headers = HeaderMap::new();
+        headers.insert("KV-Operation", "DEL");
+        let stored = self.publish(key, headers, Bytes::new(), revision).await?;
+        self.wait(stored).await
+    }
+
+    async fn publish(
+        &self,
+        key: &str,
+        mut headers: HeaderMap,
+        value: Bytes,
+        revision: u64,
+    ) -> Result<u64, StoreError> {
+        headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, revision.to_string());
+        let subject = format!("{}{key}", self.store.prefix);
+        let sent = async {
+            let acknowledged = self.context.publish_with_headers(subject, headers, value).await?;
+            acknowledged.await
+        };
+        let stored = sent.await.map_err(|error: PublishError| match error.kind() {
+            PublishErrorKind::WrongLastSequence => StoreError::from(Conflict),
+            _ => error.into(),
+        })?;
+        Ok(stored.sequence)
+    }
+}
+
+/// Makes or checks a bucket that differs from a usual one by what `config` says.
+pub(super) async fn open(nats: &Nats, part: &str, config: Config) -> Result<Store, NatsError> {
+    let bucket = nats.name_of(part);
+    let name = format!("KV_{bucket}");
+    let config = Config {
+        description: Some("what the replicas of hookstream share".to_owned()),
+        subjects: vec![format!("$KV.{bucket}.>")],
+        max_messages_per_subject: 1,
+        storage: StorageType::File,
+        discard: DiscardPolicy::New,
+        allow_rollup: true,
+        deny_delete: true,
+        allow_direct: true,
+        name: name.clone(),
+        ..config
+    };
+    let what = "what replicas share";
+    Declaration { what, config }.open(nats).await?;
+    let store = nats.context.get_key_value(bucket).await;
+    store.map_err(|error| NatsError::Stream {
+        name,
+        source: error.into(),
+    })
+}

@@ -8,6 +8,7 @@ mod dev;
 mod endpoint;
 mod events;
 mod follow;
+mod log;
 mod output;
 mod playground;
 mod serve;
@@ -62,6 +63,9 @@ enum Command {
     Token(token::Command),
     /// Show who changed what.
     Audit(audit::Audit),
+    /// Take the events of a log into a file, and out of one again.
+    #[command(subcommand)]
+    Log(log::Command),
     /// Look at the configuration.
     #[command(subcommand)]
     Config(config::Command),
@@ -84,6 +88,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Reconcile(command) => command.run().await,
             Command::Token(command) => command.run().await,
             Command::Audit(command) => command.run().await,
+            Command::Log(command) => command.run().await,
             Command::Config(command) => command.run(),
         }
     });

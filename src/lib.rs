@@ -31,6 +31,7 @@
 //! | [`grpc`] | the interface of `proto/`, served; the table of statuses |
 //! | [`access`], [`audit`] | who may do what, and who did |
 //! | [`heygen`] | HeyGen's management API, called; knows no endpoint of ours, no storage, no gRPC |
+//! | [`archive`] | events in a file, for backups and for moving a log |
 //! | [`admin`] | liveness, readiness, metrics |
 //! | [`transport`] | sockets, connection limits, the orderly end of connections |
 //! | [`tls`] | certificates: ours, replaced while it runs, and the clients' |
@@ -71,6 +72,7 @@
 
 pub mod access;
 pub mod admin;
+pub mod archive;
 pub mod audit;
 pub mod cli;
 pub mod clock;

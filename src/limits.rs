@@ -197,6 +197,12 @@ pub const LEASE_INTERVAL: Duration = Duration::from_secs(2);
 pub const LEASE_HELD_MAX: Duration = Duration::from_secs(4);
 /// How long what another replica has begun at HeyGen is left to it.
 pub const PENDING_ELSEWHERE_PATIENCE: Duration = Duration::from_secs(60);
+/// Largest event in a file of events (bytes): more than the largest body makes, raw, as fields and as a Struct.
+pub const ARCHIVE_EVENT_BYTES_MAX: u32 = 32 * 1024 * 1024;
+/// Events of an import that are on their way to the log at once.
+pub const IMPORT_APPENDS_MAX: usize = 256;
+/// Their bodies (bytes).
+pub const IMPORT_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Shortest pause before what failed with NATS is tried again; it grows.
 pub const NATS_RECONNECT_DELAY_MIN: Duration = Duration::from_millis(50);
 /// Longest such pause.
@@ -373,8 +379,6 @@ pub const IDEMPOTENCY_KEY_AGE_MAX: Duration = Duration::from_secs(23 * 3600);
 
 /// How far below known ground a walk through HeyGen's history goes, for entries that are listed late.
 pub const RECONCILIATION_MARGIN: Duration = Duration::from_secs(3600);
-/// Entries of HeyGen's history that are appended to the log at once.
-pub const RECONCILIATION_APPENDS_MAX: usize = 128;
 /// Calls that wait for a reconciliation.
 pub const RECONCILIATIONS_WAITING_MAX: usize = 64;
 /// How often long work tells how far it is.

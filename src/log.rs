@@ -95,6 +95,16 @@ pub trait EventLog: Send + Sync + 'static {
     /// Stores an event. See the contract above.
     async fn append(&self, event: NewEvent) -> Result<Appended, AppendError>;
 
+    /// Stores events one after the other, so that their sequences have this order. After an error the first of them may be
+    /// stored.
+    async fn append_in_order(&self, events: Vec<NewEvent>) -> Result<Vec<Appended>, AppendError> {
+        let mut appended = Vec::with_capacity(events.len());
+        for event in events {
+            appended.push(self.append(event).await?);
+        }
+        Ok(appended)
+    }
+
     /// The matching events of `range`, in `direction`, up to `limit`. See [`Chunk`].
     async fn read(
         &self,

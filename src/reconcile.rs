@@ -8,7 +8,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use prometheus_client::{
@@ -305,16 +304,12 @@ impl Reconciler {
                 wanted.map(|receiver| NewEvent::from_history(receiver.name.clone(), entry.body.clone(), now)),
             );
         }
-        let mut appends = stream::iter(events)
-            .map(|event| self.log.append(event))
-            .buffered(limits::RECONCILIATION_APPENDS_MAX);
-        let mut found = 0;
-        while let Some(appended) = appends.next().await {
-            if appended?.outcome == Outcome::New {
-                found += 1;
-                self.metrics.found.inc();
-            }
-        }
+        let appended = self.log.append_in_order(events).await?;
+        let new = appended
+            .iter()
+            .filter(|appended| appended.outcome == Outcome::New);
+        let found = new.count() as u64;
+        self.metrics.found.inc_by(found);
         Ok(found)
     }
 

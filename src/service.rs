@@ -122,7 +122,7 @@ impl Service {
         let (draining, tasks) = (CancellationToken::new(), Tasks::new());
         let path = config.data_dir.clone();
         let data_dir = tasks::blocking(move || DataDir::open(&path)).await??;
-        let (log, nats) = open_log(config, &data_dir, metrics).await?;
+        let (log, nats) = open_engine(config, &data_dir, metrics).await?;
         let Stores {
             endpoints,
             subscriptions,
@@ -344,7 +344,15 @@ struct Stores {
     audit: Arc<dyn AuditStore>,
 }
 
-async fn open_log(
+/// Opens the log alone, for as long as its data directory is held. The metrics of it are nobody's.
+pub async fn open_log(config: &Config) -> Result<(Arc<dyn EventLog>, DataDir), StartError> {
+    let path = config.data_dir.clone();
+    let data_dir = tasks::blocking(move || DataDir::open(&path)).await??;
+    let (log, _) = open_engine(config, &data_dir, LogMetrics::default()).await?;
+    Ok((log, data_dir))
+}
+
+async fn open_engine(
     config: &Config,
     data_dir: &DataDir,
     metrics: LogMetrics,

@@ -388,6 +388,21 @@ async fn the_tail_is_announced_after_it_can_be_read(engine: Engine) {
     log.close().await;
 }
 
+async fn events_that_are_appended_in_order_stand_in_that_order(engine: Engine) {
+    let log = engine.open().await;
+    let events: Vec<_> = (0..500).map(numbered).collect();
+    let appended = log.append_in_order(events.clone()).await.unwrap();
+    let order: Vec<_> = appended.iter().map(|appended| appended.sequence).collect();
+    assert!(order.is_sorted_by(|one, next| one < next), "{order:?}");
+    let again = log.append_in_order(events).await.unwrap();
+    assert!(again.iter().all(|appended| appended.outcome != Outcome::New));
+    assert_eq!(
+        again.iter().map(|appended| appended.sequence).collect::<Vec<_>>(),
+        order
+    );
+    log.close().await;
+}
+
 async fn received_at_never_goes_backwards(engine: Engine) {
     let log = engine.open().await;
     for (number, second) in [(1, 100), (2, 50), (3, 120)] {
@@ -613,6 +628,7 @@ conformance! {
     i6_an_event_that_was_trimmed_can_come_again
     an_event_is_found_by_its_id
     the_tail_is_announced_after_it_can_be_read
+    events_that_are_appended_in_order_stand_in_that_order
     received_at_never_goes_backwards
     a_time_names_one_place_in_the_log
     reading_forward_from_before_the_trim_point_is_an_error_and_backward_ends_there

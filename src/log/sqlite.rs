@@ -198,11 +198,22 @@ impl SqliteLog {
         &self,
         command: impl FnOnce(oneshot::Sender<Result<T, AppendError>>) -> Command,
     ) -> Result<T, AppendError> {
-        let closed = || AppendError::Closed("the service is shutting down".into());
-        let (reply, answer) = oneshot::channel();
-        self.commands.send(command(reply)).await.map_err(|_| closed())?;
-        answer.await.map_err(|_| closed())?
+        self.send(command).await?.await.map_err(|_| shutting_down())?
     }
+
+    /// Puts a question to the writer; the answer comes when there is one.
+    async fn send<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<oneshot::Receiver<T>, AppendError> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.commands.send(command(reply)).await;
+        sent.map(|()| answer).map_err(|_| shutting_down())
+    }
+}
+
+fn shutting_down() -> AppendError {
+    AppendError::Closed("the service is shutting down".into())
 }
 
 #[async_trait]
@@ -226,6 +237,22 @@ impl EventLog for SqliteLog {
     async fn append(&self, event: NewEvent) -> Result<Appended, AppendError> {
         let event = Recorded::of(event);
         self.ask(|reply| Command::Append(Append { event, reply })).await
+    }
+
+    async fn append_in_order(&self, events: Vec<NewEvent>) -> Result<Vec<Appended>, AppendError> {
+        let mut answers = Vec::with_capacity(events.len());
+        for event in events {
+            let event = Recorded::of(event);
+            answers.push(
+                self.send(|reply| Command::Append(Append { event, reply }))
+                    .await?,
+            );
+        }
+        let mut appended = Vec::with_capacity(answers.len());
+        for answer in answers {
+            appended.push(answer.await.map_err(|_| shutting_down())??);
+        }
+        Ok(appended)
     }
 
     async fn read(

@@ -19,20 +19,31 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     access::{Access, Presented, Scope},
-    log::AppendError,
+    log::{AppendError, EventLog},
 };
 
 /// Whether deliveries can be taken and streams served, asked at the moment of the answer.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Readiness {
+    log: Arc<dyn EventLog>,
     writable: watch::Receiver<Result<(), AppendError>>,
     draining: CancellationToken,
 }
 
 impl Readiness {
     /// Ready while the log is writable and no drain has begun.
-    pub fn new(writable: watch::Receiver<Result<(), AppendError>>, draining: CancellationToken) -> Self {
-        Self { writable, draining }
+    pub fn new(log: Arc<dyn EventLog>, draining: CancellationToken) -> Self {
+        let writable = log.writable();
+        Self {
+            log,
+            writable,
+            draining,
+        }
+    }
+
+    /// What an event outlives once its delivery is answered.
+    pub fn durability(&self) -> String {
+        self.log.durability()
     }
 
     /// `Ok` if ready, else why not.
@@ -86,7 +97,7 @@ async fn require_metrics_read(State(access): State<Arc<Access>>, request: Reques
 
 fn ready(readiness: &Readiness) -> Response {
     match readiness.now() {
-        Ok(()) => "ready\n".into_response(),
+        Ok(()) => format!("ready\nan event is {}\n", readiness.durability()).into_response(),
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")).into_response(),
     }
 }

@@ -203,6 +203,12 @@ pub const ARCHIVE_EVENT_BYTES_MAX: u32 = 32 * 1024 * 1024;
 pub const IMPORT_APPENDS_MAX: usize = 256;
 /// Their bodies (bytes).
 pub const IMPORT_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// How often a log that cannot store events at the moment is asked whether it can again.
+pub const LOG_PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the stream is asked whether it has a leader.
+pub const STREAM_CHECK_INTERVAL: Duration = Duration::from_secs(2);
+/// Free space (bytes) above which the write-ahead log is given its size before it is used.
+pub const WAL_ALLOCATION_ROOM_BYTES: u64 = 8 * WAL_CHECKPOINT_BYTES;
 /// Shortest pause before what failed with NATS is tried again; it grows.
 pub const NATS_RECONNECT_DELAY_MIN: Duration = Duration::from_millis(50);
 /// Longest such pause.

@@ -132,6 +132,9 @@ pub trait EventLog: Send + Sync + 'static {
     /// Bytes of storage in use.
     fn size_bytes(&self) -> u64;
 
+    /// What an event outlives once it is stored, as an operator would say it.
+    fn durability(&self) -> String;
+
     /// Completes what was accepted and ends all of the log's threads. Later appends fail as closed.
     async fn close(&self);
 }
@@ -267,6 +270,13 @@ pub enum AppendError {
     /// The log is closed for writing until the service is started again.
     #[error("the log is closed for writing: {0}")]
     Closed(Arc<str>),
+}
+
+impl AppendError {
+    /// Whether it may pass by itself: nothing of the log is in doubt.
+    pub fn passes(&self) -> bool {
+        matches!(self, Self::DiskFull | Self::Locked | Self::Unreachable(_))
+    }
 }
 
 /// Why a read failed.

@@ -198,6 +198,12 @@ impl Service {
             .routes(config.allowed_origins.clone())
             .await
             .map_err(|error| StartError::Interface(error.into()))?;
+        let ready = Gauge::default();
+        registry.register(
+            "ready",
+            "1 while deliveries are taken and streams served, else 0",
+            ready.clone(),
+        );
         let size = Gauge::default();
         registry.register("log_size_bytes", "Size of the stored events", size.clone());
         let connections = ConnectionMetrics::registered(&mut registry);
@@ -215,7 +221,7 @@ impl Service {
             idle_max: Some(limits::CONNECTION_IDLE_MAX),
             ..terms("admin", admin_tls)
         };
-        let readiness = Readiness::new(log.writable(), draining.clone());
+        let readiness = Readiness::new(Arc::clone(&log), draining.clone());
 
         tasks.spawn({
             let (hub, stop) = (Arc::clone(&hub), tasks.stop().clone());
@@ -253,7 +259,8 @@ impl Service {
         tasks.spawn({
             let (stop, readiness) = (tasks.stop().clone(), readiness.clone());
             async move {
-                stop.run_until_cancelled(report_health(readiness, health)).await;
+                stop.run_until_cancelled(report_health(readiness, health, ready))
+                    .await;
             }
         });
         let reload = Arc::new(Notify::new());
@@ -477,9 +484,11 @@ async fn retain(log: Arc<dyn EventLog>, retention: Retention, clock: Clock, size
     }
 }
 
-async fn report_health(mut readiness: Readiness, reporter: HealthReporter) {
+async fn report_health(mut readiness: Readiness, reporter: HealthReporter, ready: Gauge) {
     loop {
-        let status = if readiness.now().is_ok() {
+        let is_ready = readiness.now().is_ok();
+        ready.set(is_ready.into());
+        let status = if is_ready {
             ServingStatus::Serving
         } else {
             ServingStatus::NotServing

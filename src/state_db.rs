@@ -1,16 +1,11 @@
 //! `state.db`: the file of what is configured over the interface. Owns how it is opened: mode, pragmas and format, the same
 //! for every store that keeps tables in it; refuses to know the tables.
 
-use std::{
-    fs::{self, OpenOptions, Permissions},
-    io,
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
-    path::{Path, PathBuf},
-};
+use std::{fs::OpenOptions, os::unix::fs::OpenOptionsExt, path::Path};
 
 use rusqlite::Connection;
 
-use crate::limits;
+use crate::{data_dir, limits};
 
 /// A failure of a store.
 pub type StoreError = Box<dyn std::error::Error + Send + Sync>;
@@ -32,10 +27,7 @@ pub fn open(path: &Path) -> Result<Connection, StoreError> {
         .write(true)
         .mode(0o600)
         .open(path)?;
-    // SQLite gives the files beside it the same mode, but one that was restored or left behind keeps its own.
-    for suffix in ["", "-wal", "-shm"] {
-        keep_to_owner(&beside(path, suffix))?;
-    }
+    data_dir::keep_to_owner(path)?;
     let connection = Connection::open(path)?;
     connection.busy_timeout(limits::STATE_BUSY_TIMEOUT)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -63,25 +55,15 @@ pub fn leave_no_trace(connection: &Connection) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
-}
-
-fn keep_to_owner(path: &Path) -> io::Result<()> {
-    match fs::metadata(path) {
-        Ok(found) if found.permissions().mode() & 0o077 != 0 => {
-            fs::set_permissions(path, Permissions::from_mode(0o600))
-        }
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::{
+        fs::{self, Permissions},
+        os::unix::fs::PermissionsExt,
+    };
+
     use super::*;
+    use crate::data_dir::beside;
 
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).unwrap().permissions().mode() & 0o777

@@ -11,6 +11,7 @@
 //! because a replica that begins behind their firsts would take them for new; then a mark says that the stream can be
 //! copied from there; then the trimmed messages go. Each step can be repeated, by any replica.
 
+mod durability;
 mod entry;
 mod follow;
 mod pending;
@@ -27,10 +28,12 @@ use async_nats::jetstream::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use prost::Message;
 use tokio::{sync::watch, time::Instant};
 
 use self::{
+    durability::Durability,
     entry::{Mark, Subjects, Trim},
     follow::Follower,
     pending::Pending,
@@ -57,6 +60,7 @@ pub struct JetStreamLog {
     pending: Arc<Pending>,
     writable: watch::Sender<Result<(), AppendError>>,
     trimming: tokio::sync::Mutex<()>,
+    durability: Arc<Mutex<Durability>>,
     tasks: Tasks,
 }
 
@@ -101,7 +105,7 @@ impl JetStreamLog {
             source,
         };
         let subjects = Subjects::of(name);
-        let mark = last_mark(&stream, &subjects).await.map_err(failed)?;
+        let mark = first_mark(&stream, &subjects).await.map_err(failed)?;
         // After the mark: what is trimmed later begins later.
         let info = stream.get_info().await.map_err(|error| failed(error.into()))?;
         // Behind a mark the first messages may be missing, because they were duplicates.
@@ -124,6 +128,7 @@ impl JetStreamLog {
             trimmed: begins_after,
             received_at: mark.and_then(|mark| mark.received_at()),
         };
+        let of_servers = metrics.clone();
         let projection = {
             let directory = directory.to_owned();
             let progress = |done, total| tracing::debug!(done, total, "bringing the index up to date");
@@ -161,12 +166,22 @@ impl JetStreamLog {
             projection,
             pending,
             trimming: tokio::sync::Mutex::default(),
+            durability: Arc::new(Mutex::new(Durability::of(&info))),
             tasks,
         };
+        let (leads, has_leader) = watch::channel(true);
+        log.tasks.spawn({
+            let stop = log.tasks.stop().clone();
+            let check = check(log.stream.clone(), leads, Arc::clone(&log.durability), of_servers);
+            async move {
+                stop.run_until_cancelled(check).await;
+            }
+        });
         log.tasks.spawn({
             let (stop, writable) = (log.tasks.stop().clone(), log.writable.clone());
             let watch = watch_over(
                 nats.is_connected.clone(),
+                has_leader,
                 log.projection.log().writable(),
                 writable,
             );
@@ -281,6 +296,20 @@ impl JetStreamLog {
     }
 }
 
+/// The last mark of a stream that was just opened; one that was just made may have no leader yet.
+async fn first_mark(
+    stream: &Stream,
+    subjects: &Subjects,
+) -> Result<Option<Mark>, Box<dyn std::error::Error + Send + Sync>> {
+    let deadline = Instant::now() + limits::NATS_START_TIMEOUT;
+    loop {
+        match last_mark(stream, subjects).await {
+            Err(_) if Instant::now() < deadline => tokio::time::sleep(limits::NATS_START_INTERVAL).await,
+            answer => return answer,
+        }
+    }
+}
+
 /// The last mark of a stream: from where it can be copied.
 async fn last_mark(
     stream: &Stream,
@@ -293,19 +322,46 @@ async fn last_mark(
     }
 }
 
-/// Tells whether appends can succeed: the connection has to be there and the copy to take entries.
+/// Asks the stream again and again whether it has a leader, and who keeps it.
+async fn check(
+    mut stream: Stream,
+    leads: watch::Sender<bool>,
+    durability: Arc<Mutex<Durability>>,
+    metrics: LogMetrics,
+) {
+    loop {
+        let info = tokio::time::timeout(limits::NATS_REQUEST_TIMEOUT, stream.info()).await;
+        let found = info.ok().and_then(Result::ok).map(Durability::of);
+        let has_leader = found.is_some_and(|found| found.has_leader);
+        leads.send_if_modified(|leads| std::mem::replace(leads, has_leader) != has_leader);
+        metrics
+            .servers_in_step
+            .set(found.map_or(0, |found| found.in_step) as i64);
+        if let Some(found) = found {
+            metrics.servers.set(found.servers as i64);
+            *durability.lock() = found;
+        }
+        tokio::time::sleep(limits::STREAM_CHECK_INTERVAL).await;
+    }
+}
+
+/// Tells whether appends can succeed: the connection and the stream's leader have to be there and the copy to take entries.
 async fn watch_over(
     mut is_connected: watch::Receiver<bool>,
+    mut has_leader: watch::Receiver<bool>,
     mut copy: watch::Receiver<Result<(), AppendError>>,
     writable: watch::Sender<Result<(), AppendError>>,
 ) {
     loop {
+        let unreachable = |why: &str| Err(AppendError::Unreachable(why.into()));
         let state = match (
             *is_connected.borrow_and_update(),
+            *has_leader.borrow_and_update(),
             copy.borrow_and_update().clone(),
         ) {
-            (true, copy) => copy,
-            (false, _) => Err(AppendError::Unreachable("there is no connection to NATS".into())),
+            (false, ..) => unreachable("there is no connection to NATS"),
+            (true, false, _) => unreachable("the stream has no leader: too few of its servers are there"),
+            (true, true, copy) => copy,
         };
         writable.send_if_modified(|writable| {
             let news = *writable != state;
@@ -314,6 +370,7 @@ async fn watch_over(
         });
         let changed = tokio::select! {
             changed = is_connected.changed() => changed,
+            changed = has_leader.changed() => changed,
             changed = copy.changed() => changed,
         };
         if changed.is_err() {
@@ -407,6 +464,10 @@ impl EventLog for JetStreamLog {
 
     fn size_bytes(&self) -> u64 {
         self.copy().size_bytes()
+    }
+
+    fn durability(&self) -> String {
+        self.durability.lock().to_string()
     }
 
     async fn close(&self) {

@@ -232,6 +232,10 @@ impl EventLog for MemoryLog {
         self.state.read().size_bytes()
     }
 
+    fn durability(&self) -> String {
+        "kept in memory, and lost with the process".to_owned()
+    }
+
     async fn close(&self) {
         let closed = Err(AppendError::Closed("the service is shutting down".into()));
         drop(self.writable.send_replace(closed));

@@ -20,6 +20,8 @@ pub struct LogMetrics {
     pub(super) wal_bytes: Gauge,
     pub(super) index_lag_events: Gauge,
     pub(super) trimmed_events: Counter,
+    pub(super) servers: Gauge,
+    pub(super) servers_in_step: Gauge,
 }
 
 impl Default for LogMetrics {
@@ -31,6 +33,8 @@ impl Default for LogMetrics {
             wal_bytes: Gauge::default(),
             index_lag_events: Gauge::default(),
             trimmed_events: Counter::default(),
+            servers: Gauge::default(),
+            servers_in_step: Gauge::default(),
         }
     }
 }
@@ -69,6 +73,16 @@ impl LogMetrics {
             "trimmed_events",
             "Events removed by retention",
             metrics.trimmed_events.clone(),
+        );
+        registry.register(
+            "servers",
+            "NATS servers that are to keep the log; 0 where it is on this machine",
+            metrics.servers.clone(),
+        );
+        registry.register(
+            "servers_in_step",
+            "NATS servers that have all of the log at the moment; 0 while it has no leader",
+            metrics.servers_in_step.clone(),
         );
         metrics
     }

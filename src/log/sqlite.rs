@@ -165,6 +165,13 @@ impl SqliteLog {
                 move || writer::Writer::new(log, identity, twins, shared, checkpoint, replies).run(inbox)
             }),
         ];
+        tasks.spawn({
+            let (stop, commands) = (tasks.stop().clone(), commands.downgrade());
+            let probe = probe(shared.writable.subscribe(), commands);
+            async move {
+                stop.run_until_cancelled(probe).await;
+            }
+        });
         Ok(Self {
             shared,
             commands,
@@ -209,6 +216,24 @@ impl SqliteLog {
         let (reply, answer) = oneshot::channel();
         let sent = self.commands.send(command(reply)).await;
         sent.map(|()| answer).map_err(|_| shutting_down())
+    }
+}
+
+/// Has the writer try whether a log that could not store events can again: where readiness says that it cannot, no
+/// delivery comes to find out.
+async fn probe(mut writable: watch::Receiver<Result<(), AppendError>>, commands: mpsc::WeakSender<Command>) {
+    loop {
+        let passes = writable.wait_for(|writable| matches!(writable, Err(error) if error.passes()));
+        if passes.await.is_err() {
+            return;
+        }
+        tokio::time::sleep(limits::LOG_PROBE_INTERVAL).await;
+        let Some(commands) = commands.upgrade() else {
+            return;
+        };
+        if commands.send(Command::Probe).await.is_err() {
+            return;
+        }
     }
 }
 
@@ -341,6 +366,10 @@ impl EventLog for SqliteLog {
 
     fn size_bytes(&self) -> u64 {
         self.shared.size_bytes.load(Ordering::Relaxed)
+    }
+
+    fn durability(&self) -> String {
+        "synced to this machine's disk before it is answered".to_owned()
     }
 
     async fn close(&self) {

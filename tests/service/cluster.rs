@@ -163,6 +163,55 @@ async fn without_its_servers_a_replica_refuses_deliveries_and_serves_what_it_has
     until("it is taken in", async || service.stored().await.len() == 2).await;
 }
 
+#[tokio::test]
+#[ignore = "needs nats-server: see tests/run"]
+async fn without_a_majority_of_its_servers_a_replica_is_not_ready_until_it_is_back() {
+    let mut nats = Nats::start(3, "", "");
+    let service = new_replica(&nats).await;
+    let in_step = "hookstream_log_servers_in_step";
+    until("all servers are in step", async || {
+        service.metric(in_step).await == 3.0
+    })
+    .await;
+    let (_, text) = service.admin("/readyz").await;
+    assert!(
+        text.contains("acknowledged by 2 of 3 NATS servers (3 are in step)"),
+        "{text}"
+    );
+    nats.kill_server(0);
+    nats.kill_server(1);
+    until("the replica is not ready", async || {
+        service.admin("/readyz").await.0 == 503
+    })
+    .await;
+    assert_eq!(service.metric("hookstream_ready").await, 0.0);
+    nats.start_server(0);
+    nats.start_server(1);
+    until("the replica is ready again", async || {
+        service.admin("/readyz").await.0 == 200
+    })
+    .await;
+    let stored = async || {
+        service
+            .sender("dev", SECRET)
+            .deliver(body("avatar_video.fail", 2))
+            .await
+            == 200
+    };
+    until("a delivery is stored", stored).await;
+}
+
+#[test]
+#[ignore = "needs nats-server: see tests/run"]
+fn replicas_that_start_at_once_on_new_servers_all_come_up() {
+    let nats = Nats::start(3, "", "");
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| drop(replica(&nats, Arc::new(tempfile::tempdir().unwrap()))));
+        }
+    });
+}
+
 #[test]
 #[ignore = "needs nats-server: see tests/run"]
 fn what_cannot_be_the_log_is_refused_and_left_as_it_is() {

@@ -31,7 +31,8 @@ async fn filled() -> (Arc<TempDir>, String) {
 async fn is_ready_healthy_and_measured_once_it_says_so() {
     let service = Hookstream::start();
     assert_eq!(service.admin("/livez").await.0, 200);
-    assert_eq!(service.admin("/readyz").await, (200, "ready\n".to_owned()));
+    let ready = "ready\nan event is synced to this machine's disk before it is answered\n";
+    assert_eq!(service.admin("/readyz").await, (200, ready.to_owned()));
     let sender = service.endpoint("dev").await;
     sender.deliver(body("avatar_video.success", 1)).await;
     assert_eq!(

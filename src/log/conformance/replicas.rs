@@ -176,6 +176,10 @@ impl EventLog for Replicas {
         self.next().size_bytes()
     }
 
+    fn durability(&self) -> String {
+        self.next().durability()
+    }
+
     async fn close(&self) {
         let mut all = Vec::new();
         for log in &self.logs {

@@ -11,9 +11,11 @@ use std::{
 use bytes::Bytes;
 use jiff::Timestamp;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, config::DbConfig, params};
+use rustix::fs::fstatvfs;
 
 use super::{super::record, twins};
 use crate::{
+    data_dir,
     event::{LogId, Sequence, StoredEvent},
     limits,
 };
@@ -251,6 +253,8 @@ pub(super) fn open_for_writing(path: &Path, synchronous: &str) -> Result<Connect
         .write(true)
         .mode(0o600)
         .open(path)
+        .map(drop)
+        .and_then(|()| data_dir::keep_to_owner(path))
         .map_err(|source| OpenError::File {
             path: path.to_owned(),
             source,
@@ -306,15 +310,16 @@ pub(super) fn remove(path: &Path) -> Result<(), OpenError> {
 /// Gives the write-ahead log its usual size before it is used, so that a commit's sync does not also have to record that
 /// the file grew. SQLite takes a file without a valid header for an empty write-ahead log.
 fn allocate_write_ahead_log(path: &Path) -> io::Result<()> {
-    let mut name = path.as_os_str().to_owned();
-    name.push("-wal");
     let file = OpenOptions::new()
         .create(true)
         .truncate(false)
         .write(true)
         .mode(0o600)
-        .open(name)?;
-    if file.metadata()?.len() > 0 {
+        .open(data_dir::beside(path, "-wal"))?;
+    let room = fstatvfs(&file)?;
+    if file.metadata()?.len() > 0
+        || room.f_bavail.saturating_mul(room.f_frsize) < limits::WAL_ALLOCATION_ROOM_BYTES
+    {
         return Ok(());
     }
     let zeros = vec![0; 1024 * 1024];

@@ -47,6 +47,8 @@ pub(super) enum Command {
         through: Sequence,
         reply: oneshot::Sender<Result<u64, AppendError>>,
     },
+    /// Try whether commits succeed again.
+    Probe,
     /// Let the write-ahead log start from its beginning again.
     Checkpoint,
     /// End.
@@ -124,6 +126,7 @@ impl Writer {
                 Command::Trim { through, reply } => {
                     let _ = reply.send(self.trim(through));
                 }
+                Command::Probe => self.probe(),
                 Command::Checkpoint => self.checkpoint.restart(&self.connection),
                 Command::Close { reply } => closed = Some(reply),
             }
@@ -155,6 +158,21 @@ impl Writer {
             Err(_) => self.shared.metrics.failed(count),
         }
         self.replies.send(replies, result);
+    }
+
+    /// A commit that changes nothing, unless the log is writable or closed for good.
+    fn probe(&self) {
+        if !matches!(&*self.shared.writable.borrow(), Err(error) if error.passes()) {
+            return;
+        }
+        let committed = self.connection.execute("UPDATE log SET trimmed = trimmed", []);
+        match committed {
+            Ok(_) => {
+                tracing::info!("the log can store events again");
+                drop(self.shared.writable.send_replace(Ok(())));
+            }
+            Err(error) => drop(self.failed(&error)),
+        }
     }
 
     fn usable(&self) -> Result<(), AppendError> {

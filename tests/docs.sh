@@ -34,7 +34,7 @@ isolated() {
     local own=(unshare --net --pid --fork --kill-child)
     [ "$(id -u)" -eq 0 ] || own+=(--map-root-user)
     if "${own[@]}" ip link set lo up 2>/dev/null; then
-        "${own[@]}" sh -c 'ip link set lo up && exec timeout 300 "$@"' sh "$@"
+        "${own[@]}" sh -c 'ip link set lo up && exec timeout --kill-after=5 300 "$@"' sh "$@"
         return
     fi
     for port in 8080 50051 9090 443; do

@@ -10,7 +10,8 @@ Look up what a command takes. This page is made from `hookstream COMMAND --help`
 [guide](../README.md).
 
 A command that succeeds ends with status 0, one that fails with 1, one that was called wrongly with 2. Errors go to standard
-error. On a terminal the commands print for people, otherwise protobuf-JSON, one object a line.
+error. `tail`, `events` and `await` print a table on a terminal, otherwise protobuf-JSON, one object a line; all others print
+for people unless `--json` is given.
 
 """
 

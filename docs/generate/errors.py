@@ -1,4 +1,4 @@
-"""Compares docs/reference/errors.md, which is written by hand, with the tables in the source."""
+"""Compares what is written by hand about errors, docs/reference/errors.md and docs/troubleshooting.md, with the source."""
 
 import re
 from pathlib import Path
@@ -41,3 +41,19 @@ def compare(kind: str, source: set, documented: set) -> list[str]:
     missing = [f"docs/reference/errors.md lacks the {kind} {one}" for one in sorted(source - documented)]
     return missing + [f"docs/reference/errors.md has a {kind} that the source has not: {one}"
                       for one in sorted(documented - source)]
+
+
+def messages(root: Path, page: str) -> list[str]:
+    """The messages of docs/troubleshooting.md that nothing in the source says."""
+    source = " ".join(path.read_text() for path in sorted((root / "src").rglob("*.rs")))
+    # A text that goes on in the next line, or is put together from two.
+    source = re.sub(r"\\\n\s*", "", source)
+    source = re.sub(r'"\s*\n\s*"', "", source)
+    plain = re.sub(r"[`\\]", "", source)
+    problems = []
+    for message in re.findall(r"^\| `([^`]+)`", page, re.M):
+        for part in re.split(r"…|: |Address already in use|Error code 4874", message):
+            part = part.strip(" :.()")
+            if len(part) > 3 and part not in plain and part != "REASON":
+                problems.append(f"docs/troubleshooting.md quotes what the source does not say: {part}")
+    return problems

@@ -1,6 +1,6 @@
 """Writes the pages of docs/reference, or with --check says which of them are stale.
 
-The pages in `PAGES` are written whole. `errors.md` is written by hand: `errors.problems` compares it with the source.
+The pages in `PAGES` are written whole. What is written by hand about errors is compared with the source by `errors`.
 """
 
 import sys
@@ -19,6 +19,7 @@ PAGES = {"api.md": api.page, "cli.md": cli.page, "configuration.md": configurati
 def main() -> int:
     check = "--check" in sys.argv[1:]
     problems = errors.problems(ROOT, (REFERENCE / "errors.md").read_text())
+    problems += errors.messages(ROOT, (ROOT / "docs" / "troubleshooting.md").read_text())
     for name, page in PAGES.items():
         path, text = REFERENCE / name, page(ROOT)
         if path.exists() and path.read_text() == text:

@@ -148,9 +148,13 @@ def block(comment: str) -> str:
 
 
 def row(comment: str) -> str:
-    """A comment as one cell. Its examples become parts of the sentence."""
-    lines = [line.strip() for line in comment.splitlines() if line.strip()]
-    return escaped(" ".join(lines)).replace("|", "\\|")
+    """A comment as one cell. Its examples stand in lines of their own."""
+    out, was_example = "", False
+    for line in filter(str.strip, comment.splitlines()):
+        is_example = line.startswith("  ")
+        out += ("<br>" if is_example or was_example else " ") + escaped(line.strip()).replace("|", "\\|")
+        was_example = is_example
+    return out.strip()
 
 
 def escaped(text: str) -> str:

@@ -99,8 +99,7 @@ if [ $# -eq 0 ]; then
         fail "not every metric could be had"
     }
     "$python" tests/docs.py metrics "$work/metrics"
-    mapfile -t pages < <(cd docs && ls ./*.md | sed 's|^\./||')
-    set -- "${pages[@]}"
+    set -- docs/*.md
 fi
 for page in "$@"; do
     run_page "$(basename "$page")"

@@ -1,0 +1,2 @@
+// How Svelte compiles the console: runes everywhere.
+export default { compilerOptions: { runes: true } };

@@ -31,6 +31,7 @@
 //! | [`grpc`] | the interface of `proto/`, served; the table of statuses |
 //! | [`access`], [`audit`] | who may do what, and who did |
 //! | [`heygen`] | HeyGen's management API, called; knows no endpoint of ours, no storage, no gRPC |
+//! | [`console`] | the web console's files, served; its source is in `console/` |
 //! | [`archive`] | events in a file, for backups and for moving a log |
 //! | [`admin`] | liveness, readiness, metrics |
 //! | [`transport`] | sockets, connection limits, the orderly end of connections |
@@ -77,6 +78,7 @@ pub mod audit;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod console;
 pub mod cursor;
 pub mod data_dir;
 pub mod decode;

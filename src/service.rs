@@ -14,6 +14,7 @@ use crate::{
     audit::{Audit, AuditStore, shared::SharedAuditStore, sqlite::SqliteAuditStore},
     clock::Clock,
     config::{Config, LogEngine},
+    console,
     data_dir::{DataDir, DataDirError},
     endpoints::{EndpointStore, Endpoints, shared::SharedEndpointStore, sqlite::SqliteEndpointStore},
     event::LogId,
@@ -279,7 +280,9 @@ impl Service {
             admin: Server::start_on(
                 admin_terms,
                 admin_listener,
-                admin::router(readiness, Arc::new(registry), access).merge(grpc_routes.beside_pages),
+                admin::router(readiness, Arc::new(registry), access)
+                    .merge(console::router())
+                    .merge(grpc_routes.beside_pages),
             ),
             hub,
             subscriptions,

@@ -151,7 +151,7 @@ async fn show(service: &Service, data_dir: &Path, is_temporary: bool, exit: bool
     )?;
     writeln!(
         out,
-        "  operators     http://{}   {dim}/livez /readyz /metrics{dim:#}",
+        "  operators     http://{}   {dim}console at /, /livez /readyz /metrics{dim:#}",
         service.admin_address
     )?;
     writeln!(

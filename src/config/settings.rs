@@ -33,7 +33,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         key: "admin-listen",
         value_name: "HOST:PORT",
         default: Some("127.0.0.1:9090"),
-        help: "Where /livez, /readyz and /metrics are",
+        help: "Where the web console, /livez, /readyz and /metrics are",
     },
     Setting {
         key: "ingress-tls-certificate-file",
@@ -69,7 +69,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         key: "admin-tls-certificate-file",
         value_name: "FILE",
         default: None,
-        help: "Serve /livez, /readyz and /metrics over TLS with this certificate (PEM)",
+        help: "Serve the web console, /livez, /readyz and /metrics over TLS with this certificate (PEM)",
     },
     Setting {
         key: "admin-tls-key-file",

@@ -167,3 +167,27 @@ async fn a_page_of_another_origin_calls_only_if_it_is_allowed() {
         .await;
     assert_eq!(unaware.unwrap().into_inner().event_types.len(), 30);
 }
+
+#[tokio::test]
+async fn the_console_is_served_beside_the_interface_and_may_load_nothing_from_elsewhere() {
+    let service = Hookstream::start();
+    let ask = |path: &str, known: &str| {
+        let url = format!("http://{}{path}", service.admin);
+        http().get(url).header("if-none-match", known).send()
+    };
+    let page = ask("/", "").await.unwrap();
+    assert_eq!(page.status(), 200);
+    let policy = page.headers()["content-security-policy"].to_str().unwrap();
+    assert!(
+        policy.contains("default-src 'self'") && policy.contains("frame-ancestors 'none'"),
+        "{policy}"
+    );
+    let tag = page.headers()["etag"].to_str().unwrap().to_owned();
+    let text = page.text().await.unwrap();
+    for path in ["/console.js", "/console.css", "/icon.svg"] {
+        assert!(text.contains(path), "the page does not name {path}");
+        assert_eq!(ask(path, "").await.unwrap().status(), 200);
+    }
+    assert_eq!(ask("/", &tag).await.unwrap().status(), 304);
+    assert_eq!(ask("/nothing", "").await.unwrap().status(), 404);
+}

@@ -45,6 +45,7 @@ from client_test import CALL_SECONDS_MAX, Sender, Server, create_endpoint, read_
 CLIENTS = {
     "python-sync": ["python-grpcio/run", "sync"],
     "python-asyncio": ["python-grpcio/run", "asyncio"],
+    "node": ["node/run"],
 }
 INSTALL_SECONDS_MAX = 300
 # Beyond 2^53: a client that reads it as a double gets another one.

@@ -46,6 +46,8 @@ CLIENTS = {
     "python-sync": ["python-grpcio/run", "sync"],
     "python-asyncio": ["python-grpcio/run", "asyncio"],
     "node": ["node/run"],
+    "typescript-grpc": ["typescript/run", "grpc"],
+    "typescript-grpc-web": ["typescript/run", "grpc-web"],
 }
 INSTALL_SECONDS_MAX = 300
 # Beyond 2^53: a client that reads it as a double gets another one.

@@ -7,8 +7,8 @@ then reads orders from its standard input, one JSON object a line, and prints wh
 
   order                                                  prints, then `{"done": {…}}` or `{"error": {…}}`
   create_endpoint name                                   done: secret
-  follow endpoint event_types count [after_cursor]       each frame; at a lost connection `reconnecting`, and goes on from
-                                                         its cursor until it has so many events; done: cursor
+  follow endpoint event_types until_entity [after_cursor]  each frame; at a lost connection `reconnecting`, and goes on from
+                                                         its cursor up to the event about this entity; done: cursor
   list endpoint event_types page_size                    each page as `page`, oldest first
   get id                                                 done: event
   await_event endpoint entity_id timeout_ms [after_cursor]  done: event
@@ -22,6 +22,7 @@ metadata and the names of the invalid fields. Enum values are numbers, 64-bit nu
 """
 
 import argparse
+import contextlib
 import json
 import os
 import pathlib
@@ -39,7 +40,7 @@ import google.rpc
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(HERE / "python"))
-from client_test import CALL_SECONDS_MAX, Sender, Server, create_endpoint, read_kept, service_grpc, service_pb2
+from client_test import CALL_SECONDS_MAX, Load, Sender, Server, create_endpoint, read_kept, service_grpc, service_pb2
 
 # What is started for each client.
 CLIENTS = {
@@ -48,10 +49,14 @@ CLIENTS = {
     "node": ["node/run"],
     "typescript-grpc": ["typescript/run", "grpc"],
     "typescript-grpc-web": ["typescript/run", "grpc-web"],
+    "ruby": ["ruby/run"],
+    "php-grpc-web": ["php/run"],
 }
 INSTALL_SECONDS_MAX = 300
 # Beyond 2^53: a client that reads it as a double gets another one.
 LARGE_NUMBER = 9007199254740993
+KILLS = 3
+EVENTS_BETWEEN_KILLS = 100
 
 
 def write_interface(directory):
@@ -84,6 +89,14 @@ def expect(found, expected):
     """Fails unless both are equal."""
     if found != expected:
         raise Failure(f"found {found!r}, expected {expected!r}")
+
+
+def expect_same(found, expected):
+    """As expect, but shows the first difference only."""
+    for at, (one, other) in enumerate(zip(found, expected)):
+        if one != other:
+            raise Failure(f"place {at}: found {one!r}, expected {other!r}")
+    expect(len(found), len(expected))
 
 
 class Lines:
@@ -148,7 +161,8 @@ class Client:
 
     def close(self):
         """Ends it and whatever it started."""
-        os.killpg(self.process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         self.process.stdin.close()
 
@@ -163,12 +177,11 @@ def restart(server, sender):
 class Script:
     """The ten points, for one client on one service."""
 
-    def __init__(self, command, environment, foreign):
-        self.server = Server(keep_ports=True)
-        self.command, self.foreign = command, foreign
-        self.environment = {**environment, "HOOKSTREAM_ADDRESS": self.server.addresses["grpc"]}
+    def __init__(self, server, command, environment, foreign):
+        self.server, self.command, self.foreign = server, command, foreign
+        self.environment = {**environment, "HOOKSTREAM_ADDRESS": server.addresses["grpc"]}
         self.client = Client(self.command, self.environment)
-        self.sender = None
+        self.sender, self.reconnects = None, 0
 
     def recover(self):
         """After a failure: a new client, and a service that runs."""
@@ -180,28 +193,33 @@ class Script:
         self.client = Client(self.command, self.environment)
 
     def close(self):
+        """Ends the client."""
         self.client.close()
         if self.sender is not None:
             self.sender.close()
-        self.server.close()
 
-    def follow(self, count, event_types=(), after_cursor=None):
-        """Lets the client follow the endpoint from here, or from a cursor, for so many events."""
+    def follow(self, until_entity, event_types=(), after_cursor=None):
+        """Lets the client follow the endpoint from here, or from a cursor, up to the event about this entity."""
         arguments = {} if after_cursor is None else {"after_cursor": after_cursor}
-        self.client.tell("follow", endpoint="videos", event_types=list(event_types), count=count, **arguments)
+        arguments.update(endpoint="videos", event_types=list(event_types), until_entity=until_entity)
+        self.client.tell("follow", **arguments)
         if after_cursor is None:
             self.client.see("caught_up")
 
-    def see_events(self, *entities):
-        """The events that the client sees next, which are about these entities."""
-        events = []
-        while len(events) < len(entities):
+    def see_event(self):
+        """The event that the client sees next, over lost connections."""
+        while True:
             seen = self.client.next()
-            # Where these come depends on when the client came back.
+            self.reconnects += "reconnecting" in seen
+            # Where these come depends on when the client comes back.
             if not seen.keys() & {"caught_up", "heartbeat", "reconnecting"}:
                 if "event" not in seen:
                     raise Failure(f"found {seen}, expected an event")
-                events.append(seen["event"])
+                return seen["event"]
+
+    def see_events(self, *entities):
+        """The events that the client sees next, which are about these entities."""
+        events = [self.see_event() for _ in entities]
         expect([event["entity_id"] for event in events], list(entities))
         return events
 
@@ -216,7 +234,7 @@ class Script:
         self.deliver("created")
 
     def subscribes_with_a_filter(self):
-        self.follow(2, ["avatar_video.*", "*.fail"])
+        self.follow("second", ["avatar_video.*", "*.fail"])
         self.sender.deliver("avatar_video_gif.success", {"video_id": "filtered"})
         self.deliver("first")
         self.sender.deliver("video_translate.fail", {"video_translate_id": "second"})
@@ -224,7 +242,7 @@ class Script:
         self.client.see("done")
 
     def receives_typed_events(self):
-        self.follow(3)
+        self.follow("other")
         bodies = [
             self.sender.deliver("avatar_video.success", {"video_id": "typed", "url": "https://a.example/1", "n": LARGE_NUMBER}),
             self.sender.deliver("avatar_video.fail", {"video_id": "failed", "msg": "zu groß – 太大"}),
@@ -242,23 +260,36 @@ class Script:
         expect([(event["sequence"], event["id"]) for event in events], [(str(event.sequence), event.id) for event in kept])
 
     def goes_on_after_a_kill(self):
-        self.follow(1)
+        self.follow("before")
         self.deliver("before")
         self.see_events("before")
         cursor = self.client.see("done")["cursor"]
-        # These are delivered while it does not follow, and while the service is being killed it has seen some of them.
-        self.deliver("kill-1", "kill-2", "kill-3")
-        self.follow(7, after_cursor=cursor)
-        self.see_events("kill-1")
-        self.server.kill()
-        restart(self.server, self.sender)
-        self.deliver("kill-4", "kill-5")
-        self.see_events("kill-2", "kill-3", "kill-4", "kill-5")
-        self.server.kill()
-        restart(self.server, self.sender)
-        self.deliver("kill-6", "kill-7")
-        self.see_events("kill-6", "kill-7")
+        self.deliver("while it is away")
+        self.follow("end", after_cursor=cursor)
+        events = self.see_events("while it is away")
+        load = Load(self.server, "videos", self.sender.secret, seed=0, threads=2)
+        try:
+            for _ in range(KILLS):
+                events += [self.see_event() for _ in range(EVENTS_BETWEEN_KILLS)]
+                self.server.kill()
+                self.server.start()
+                reconnects = self.reconnects
+                while self.reconnects == reconnects:
+                    events.append(self.see_event())
+        finally:
+            load.stop()
+        self.sender.close()
+        self.deliver("end")
+        while events[-1]["entity_id"] != "end":
+            events.append(self.see_event())
         self.client.see("done")
+        request = service_pb2.SubscribeEventsRequest(after_cursor=cursor, stop_at_tail=True)
+        with self.server.channel() as channel:
+            *frames, _ = service_grpc.HookstreamServiceStub(channel).SubscribeEvents(request, timeout=CALL_SECONDS_MAX)
+        kept = [(str(frame.event.sequence), frame.event.raw_body.decode()) for frame in frames]
+        expect_same([(event["sequence"], event["raw_body"]) for event in events], kept)
+        # The first and the last are not the load's.
+        expect(len(kept) - 2, load.count())
 
     def lists_pages(self):
         videos = [f"page-{number}" for number in range(7)]
@@ -305,7 +336,7 @@ class Script:
             expect(backlog(service_grpc.HookstreamServiceStub(channel), "work"), 0)
 
     def survives_what_it_does_not_know(self):
-        self.follow(3)
+        self.follow("more")
         self.sender.deliver("galaxy.unknown", {"id": "unknown", "extra": "a field of tomorrow"}, envelope_of_tomorrow=[1])
         self.sender.deliver("batch.finished", {"batch_id": "later", "extra": "known to the service only"})
         self.sender.deliver("avatar_video.success", {"video_id": "more", "url": "u", "extra": "a new field"})
@@ -325,12 +356,12 @@ class Script:
         expect(found, ("NOT_FOUND", "EVENT_NOT_FOUND", []))
         found, _ = self.client.refused("create_endpoint", name="videos")
         expect(found, ("ALREADY_EXISTS", "ENDPOINT_EXISTS", []))
-        self.follow(1, after_cursor=self.foreign.cursor)
+        self.follow("never", after_cursor=self.foreign.cursor)
         error = self.client.see("error")
         expect((error["code"], error["reason"]), ("FAILED_PRECONDITION", "CURSOR_OF_ANOTHER_LOG"))
 
     def crosses_a_drain(self):
-        self.follow(2)
+        self.follow("after the drain")
         self.deliver("before the drain")
         [event] = self.see_events("before the drain")
         self.server.process.send_signal(signal.SIGTERM)
@@ -367,42 +398,39 @@ def backlog(stub, name):
 
 def event_of_another_log():
     """An event that no service under test has."""
-    server = Server()
-    try:
-        with server.channel() as channel:
-            stub = service_grpc.HookstreamServiceStub(channel)
-            sender = Sender(server, "there", create_endpoint(stub, "there"))
+    with contextlib.closing(Server()) as server, server.channel() as channel:
+        stub = service_grpc.HookstreamServiceStub(channel)
+        with contextlib.closing(Sender(server, "there", create_endpoint(stub, "there"))) as sender:
             sender.deliver("avatar_video.success", {"video_id": "v1"})
-            sender.close()
-            [event] = read_kept(stub)
-            return event
-    finally:
-        server.close()
+        [event] = read_kept(stub)
+        return event
 
 
-def run_script(command, environment, foreign):
-    """Which library the client is made with, and of each point the failure or None."""
-    script = Script(command, environment, foreign)
-    failures = {}
-    try:
-        for name, point in POINTS.items():
+def run_script(name, command, environment, foreign):
+    """Which library the client is made with, and of each point whether it passed."""
+    outcomes = {}
+    with (
+        contextlib.closing(Server(keep_ports=True)) as server,
+        contextlib.closing(Script(server, command, environment, foreign)) as script,
+    ):
+        for title, point in POINTS.items():
             try:
                 point(script)
-                failures[name] = None
-            except Exception as failure:
-                failures[name] = failure
+                outcomes[title] = True
+            except Exception:
+                traceback.print_exc()
+                outcomes[title] = False
                 script.recover()
-        return script.client.library, failures
-    finally:
-        script.close()
+            print(f"{name}: {title} {'passed' if outcomes[title] else 'FAILED'}", flush=True)
+        return script.client.library, outcomes
 
 
 def table(rows):
     """The rows as a Markdown table."""
     lines = [["client", "library", *POINTS, "seconds"]]
     lines.append(["---", "---", *[":-:" for _ in POINTS], "--:"])
-    for name, (library, failures, seconds) in rows.items():
-        cells = ["passed" if failures[point] is None else "**failed**" for point in POINTS]
+    for name, (library, outcomes, seconds) in rows.items():
+        cells = ["passed" if outcomes[point] else "**failed**" for point in POINTS]
         lines.append([name, library, *cells, f"{seconds:.0f}"])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
@@ -424,16 +452,12 @@ def main():
             print(f"{name}: installing", flush=True)
             subprocess.run([HERE / program, "--install-only"], env=environment, check=True, timeout=INSTALL_SECONDS_MAX)
             started = time.monotonic()
-            library, failures = run_script([HERE / program, *variant], environment, foreign)
-            rows[name] = library, failures, time.monotonic() - started
-            for point, failure in failures.items():
-                print(f"{name}: {point} {'passed' if failure is None else 'FAILED'}")
-                if failure is not None:
-                    traceback.print_exception(failure)
+            library, outcomes = run_script(name, [HERE / program, *variant], environment, foreign)
+            rows[name] = library, outcomes, time.monotonic() - started
     print(f"\n{table(rows)}")
     if arguments.table is not None:
         arguments.table.write_text(table(rows))
-    outcomes = [failure is None for _, failures, _ in rows.values() for failure in failures.values()]
+    outcomes = [passed for _, outcomes, _ in rows.values() for passed in outcomes.values()]
     print(f"{outcomes.count(True)} passed, {outcomes.count(False)} failed")
     sys.exit(not all(outcomes))
 

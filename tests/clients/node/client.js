@@ -67,8 +67,8 @@ const orders = {
     return { secret: answer.create.secret };
   },
 
-  // Follows a filter for so many events, over lost connections and restarts of the service.
-  async follow({ endpoint, event_types, count, after_cursor: cursor }) {
+  // Follows a filter up to the event about this entity, over lost connections and restarts of the service.
+  async follow({ endpoint, event_types, until_entity, after_cursor: cursor }) {
     let delay = RETRY_MS_MIN;
     for (;;) {
       const frames = hooks.SubscribeEvents({ filter: { endpoints: [endpoint], event_types }, after_cursor: cursor });
@@ -79,8 +79,7 @@ const orders = {
             case "event":
               cursor = frame.event.cursor;
               say({ event: eventOf(frame.event) });
-              count -= 1;
-              if (count === 0) {
+              if (frame.event.entity_id === until_entity) {
                 return { cursor };
               }
               break;

@@ -23,8 +23,8 @@ class Client:
         answer = self.hooks.ManageEndpoint(pb.ManageEndpointRequest(create=create))
         return {"secret": answer.create.secret}
 
-    def follow(self, endpoint, event_types, count, after_cursor=None):
-        """Follows a filter for so many events, over lost connections and restarts of the service."""
+    def follow(self, endpoint, event_types, until_entity, after_cursor=None):
+        """Follows a filter up to the event about this entity, over lost connections and restarts of the service."""
         request = pb.SubscribeEventsRequest(
             filter=filter_pb2.EventFilter(endpoints=[endpoint], event_types=event_types), after_cursor=after_cursor
         )
@@ -38,8 +38,7 @@ class Client:
                         case "event":
                             request.after_cursor = frame.event.cursor
                             say(event=event_of(frame.event))
-                            count -= 1
-                            if count == 0:
+                            if frame.event.entity_id == until_entity:
                                 frames.cancel()
                                 return {"cursor": request.after_cursor}
                         case "caught_up":

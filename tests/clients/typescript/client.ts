@@ -81,9 +81,9 @@ const orders = {
     return { secret: answer.result.value.secret };
   },
 
-  // Follows a filter for so many events, over lost connections and restarts of the service.
-  async follow(order: { endpoint: string; event_types: string[]; count: number; after_cursor?: string }) {
-    let { count, after_cursor: cursor } = order;
+  // Follows a filter up to the event about this entity, over lost connections and restarts of the service.
+  async follow(order: { endpoint: string; event_types: string[]; until_entity: string; after_cursor?: string }) {
+    let cursor = order.after_cursor;
     let delay = RETRY_MS_MIN;
     for (;;) {
       const request: MessageInitShape<typeof SubscribeEventsRequestSchema> = {
@@ -98,8 +98,7 @@ const orders = {
             case "event":
               cursor = frame.value.cursor;
               say({ event: eventOf(frame.value) });
-              count -= 1;
-              if (count === 0) {
+              if (frame.value.entityId === order.until_entity) {
                 return { cursor };
               }
               break;

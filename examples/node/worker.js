@@ -9,13 +9,11 @@ import protoLoader from "@grpc/proto-loader";
 const address = process.env.HOOKSTREAM_ADDRESS ?? "127.0.0.1:50051";
 const subscription = "videos";
 
-const definition = protoLoader.loadSync("hookstream/v1/hookstream_service.proto", {
-  includeDirs: ["../../proto"], keepCase: true, longs: String, enums: String, defaults: true, oneofs: true,
-});
+const options = { includeDirs: ["../../proto"], keepCase: true, longs: String, enums: String, oneofs: true };
+const definition = protoLoader.loadSync("hookstream/v1/hookstream_service.proto", { ...options, defaults: true });
 const { HookstreamService } = grpc.loadPackageDefinition(definition).hookstream.v1;
 const hooks = new HookstreamService(address, grpc.credentials.createInsecure());
-const manageSubscription = promisify(hooks.ManageSubscription.bind(hooks));
-const acknowledgeEvents = promisify(hooks.AcknowledgeEvents.bind(hooks));
+const call = (method, request) => promisify(hooks[method].bind(hooks))(request);
 
 // What your backend does. An event can come twice, if rarely: `event.id` says that it is the same.
 async function handle(event) {
@@ -27,26 +25,35 @@ async function handle(event) {
   }
 }
 
-async function settle({ event, ack_id }) {
-  const outcome = await handle(event).then(() => "done", (error) => {
-    console.error(`${event.id} has to come again:`, error);
-    return "retry";
-  });
-  await acknowledgeEvents({ subscription, ack_ids: [ack_id], [outcome]: {} });
+async function createSubscription() {
+  const create = { subscription: { name: subscription, filter: { event_types: ["avatar_video.*"] } } };
+  try {
+    await call("ManageSubscription", { create: { ...create, position: "POSITION_EARLIEST" } });
+  } catch (error) {
+    if (error.code !== grpc.status.ALREADY_EXISTS) throw error;
+  }
 }
 
-const create = { subscription: { name: subscription, filter: { event_types: ["avatar_video.*"] } }, position: "POSITION_EARLIEST" };
+async function settle(event, ackId) {
+  let outcome = "done";
+  try {
+    await handle(event);
+  } catch (error) {
+    console.error(`${event.id} has to come again:`, error);
+    outcome = "retry";
+  }
+  await call("AcknowledgeEvents", { subscription, ack_ids: [ackId], [outcome]: {} });
+}
+
 for (let delay = 1000; ; delay = Math.min(delay * 2, 30_000)) {
   try {
-    await manageSubscription({ create }).catch((error) => {
-      if (error.code !== grpc.status.ALREADY_EXISTS) throw error;
-    });
-    for await (const frame of hooks.SubscribeEvents({ subscription })) {
+    await createSubscription();
+    for await (const { frame, event, ack_id } of hooks.SubscribeEvents({ subscription })) {
       delay = 1000;
-      if (frame.frame === "event") await settle(frame);
+      if (frame === "event") await settle(event, ack_id);
     }
   } catch (error) {
-    console.error("reconnecting:", error.details ?? error);
+    console.error("reconnecting:", error.message);
   }
   await sleep(Math.random() * delay);
 }

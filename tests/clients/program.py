@@ -82,26 +82,29 @@ class Program:
 class Client(Program):
     """A client program, which follows orders.
 
-    It prints which library it is made with (`{"library": "grpcio 1.2.3"}`), then reads orders from its standard input, one
-    JSON object a line (`{"do": "get", "id": "evt_1"}`), and prints what it sees, one JSON object a line:
+    It prints which library it is made with (`{"library": "grpcio 1.2.3"}`), then reads orders from its standard input,
+    one JSON object a line (`{"do": "get", "id": "evt_1"}`). It prints what it sees, one JSON object a line, and then
+    `{"done": {…}}` or `{"error": {…}}`:
 
-      order                                           prints, then `{"done": {…}}` or `{"error": {…}}`
-      create_endpoint name                            done: secret
-      follow endpoint event_types until_entity        each frame by its name; `reconnecting` when the connection is lost,
-        [after_cursor]                                then goes on from its cursor, up to the event about this entity; done:
-                                                      cursor
-      list endpoint event_types page_size             each page as `page`, oldest first
-      get id                                          done: event
-      await_event endpoint entity_id timeout_ms       done: event
-        [after_cursor]
-      create_subscription name endpoint               done
-        retry_delay_ms
-      work subscription count                         `attempt`, so often: a success is done, a failure rejected, anything
-                                                      else retried once
-      dead_letters subscription                       done: dead_letters
+      create_endpoint name
+          done: secret
+      follow endpoint event_types until_entity [after_cursor]
+          each frame by its name, and `reconnecting` with the error when the connection is lost; goes on from its
+          cursor, up to the event about this entity; done: cursor
+      list endpoint event_types page_size
+          each page as `page`, oldest first
+      get id
+          done: event
+      await_event endpoint entity_id timeout_ms [after_cursor]
+          done: event
+      create_subscription name endpoint retry_delay_ms
+      work subscription count
+          so often `attempt`: a success is done, a failure rejected, anything else retried once
+      dead_letters subscription
+          done: dead_letters
 
-    Without `after_cursor`, follow and await_event start at what is new. An error is its code, and of its details reason,
-    metadata and the names of the invalid fields. Enum values are numbers, 64-bit numbers are decimal strings.
+    Without `after_cursor`, follow and await_event start at what is new. An error is its code, and of its details
+    reason, metadata and the names of the invalid fields. Enum values are numbers, 64-bit numbers are decimal strings.
     """
 
     def __init__(self, command, environment):

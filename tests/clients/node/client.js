@@ -1,4 +1,4 @@
-// A client with @grpc/grpc-js and @grpc/proto-loader, without generated code. What it can do is described in `driver.py`.
+// A client with @grpc/grpc-js, without generated code. What it does is said in `program.py`.
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";

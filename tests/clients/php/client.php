@@ -1,11 +1,11 @@
 <?php
-// A client without the extension grpc: generated messages, and gRPC-Web by `service.php`. What it can do is described in `driver.py`.
+// A client without the extension grpc, over gRPC-Web by `service.php`. What it does is said in `program.py`.
 use Google\Protobuf\Duration;
 use Google\Rpc\{BadRequest, ErrorInfo};
 use Hookstream\V1\{AcknowledgeEventsRequest, AcknowledgeEventsResponse, AwaitEventRequest, AwaitEventResponse, Event};
 use Hookstream\V1\{EventFilter, GetEventRequest, GetEventResponse, ListEventsRequest, ListEventsResponse};
-use Hookstream\V1\{ManageEndpointRequest, ManageEndpointResponse, ManageSubscriptionRequest, ManageSubscriptionResponse};
-use Hookstream\V1\{Order, SubscribeEventsRequest, SubscribeEventsResponse, Subscription};
+use Hookstream\V1\{ManageEndpointRequest, ManageEndpointResponse, ManageSubscriptionRequest};
+use Hookstream\V1\{ManageSubscriptionResponse, Order, SubscribeEventsRequest, SubscribeEventsResponse, Subscription};
 
 const RETRY_SECONDS_MIN = 0.1;
 const RETRY_SECONDS_MAX = 5.0;
@@ -83,8 +83,12 @@ class Client
     }
 
     /** Follows a filter up to the event about this entity, over lost connections and restarts of the service. */
-    public function follow(string $endpoint, array $event_types, string $until_entity, ?string $after_cursor = null): array
-    {
+    public function follow(
+        string $endpoint,
+        array $event_types,
+        string $until_entity,
+        ?string $after_cursor = null,
+    ): array {
         $filter = new EventFilter(['endpoints' => [$endpoint], 'event_types' => $event_types]);
         $request = new SubscribeEventsRequest(['filter' => $filter]);
         if ($after_cursor !== null) {
@@ -155,8 +159,12 @@ class Client
         return ['event' => event_of($answer->getEvent())];
     }
 
-    public function await_event(string $endpoint, string $entity_id, int $timeout_ms, ?string $after_cursor = null): array
-    {
+    public function await_event(
+        string $endpoint,
+        string $entity_id,
+        int $timeout_ms,
+        ?string $after_cursor = null,
+    ): array {
         $request = new AwaitEventRequest([
             'filter' => new EventFilter(['endpoints' => [$endpoint], 'entity_ids' => [$entity_id]]),
             'timeout' => duration($timeout_ms),

@@ -1,5 +1,5 @@
 <?php
-// gRPC-Web over curl, for where the extension grpc cannot be installed: calls, server streams, errors with their details.
+// gRPC-Web over curl, for where the extension grpc cannot be installed: calls, server streams, errors with details.
 // Not gRPC itself: curl 7.88 (Debian 12) hangs up when an HTTP/2 server says that it is about to leave (GOAWAY).
 
 use Google\Protobuf\Internal\Message;

@@ -1,4 +1,4 @@
-"""A client with grpcio's asyncio interface. What it can do is described in `driver.py`."""
+"""A client with grpcio's asyncio interface. What it does is said in `program.py`."""
 
 import asyncio
 import json

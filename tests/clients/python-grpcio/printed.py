@@ -2,7 +2,6 @@
 
 import json
 
-import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 

@@ -1,4 +1,4 @@
-# A client with the gem grpc. What it can do is described in `driver.py`.
+# A client with the gem grpc. What it does is said in `program.py`.
 
 require "grpc"
 require "json"
@@ -44,8 +44,9 @@ def event_of(event)
 end
 
 def error_of(error)
-  seen = { code: GRPC::Core::StatusCodes.constants.find { |name| GRPC::Core::StatusCodes.const_get(name) == error.code } }
-  seen.update(reason: "", metadata: {}, fields: [])
+  codes = GRPC::Core::StatusCodes
+  name = codes.constants.find { |constant| codes.const_get(constant) == error.code }
+  seen = { code: name, reason: "", metadata: {}, fields: [] }
   error.to_rpc_status&.details&.each do |detail|
     if (info = detail.unpack(Google::Rpc::ErrorInfo))
       seen.update(reason: info.reason, metadata: info.metadata.to_h)

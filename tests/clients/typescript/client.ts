@@ -1,4 +1,4 @@
-// A client with Connect-ES, over gRPC or gRPC-Web. What it can do is described in `driver.py`.
+// A client with Connect-ES, over gRPC or gRPC-Web. What it does is said in `program.py`.
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type MessageInitShape } from "@bufbuild/protobuf";

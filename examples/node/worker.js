@@ -8,7 +8,6 @@ import protoLoader from "@grpc/proto-loader";
 
 const address = process.env.HOOKSTREAM_ADDRESS ?? "127.0.0.1:50051";
 const subscription = "videos";
-
 const options = { includeDirs: ["../../proto"], keepCase: true, longs: String, enums: String, oneofs: true };
 const definition = protoLoader.loadSync("hookstream/v1/hookstream_service.proto", { ...options, defaults: true });
 const { HookstreamService } = grpc.loadPackageDefinition(definition).hookstream.v1;
@@ -26,12 +25,11 @@ async function handle(event) {
 }
 
 async function createSubscription() {
-  const create = { subscription: { name: subscription, filter: { event_types: ["avatar_video.*"] } } };
-  try {
-    await call("ManageSubscription", { create: { ...create, position: "POSITION_EARLIEST" } });
-  } catch (error) {
+  const filter = { event_types: ["avatar_video.*"] };
+  const create = { subscription: { name: subscription, filter }, position: "POSITION_EARLIEST" };
+  await call("ManageSubscription", { create }).catch((error) => {
     if (error.code !== grpc.status.ALREADY_EXISTS) throw error;
-  }
+  });
 }
 
 async function settle(event, ackId) {
@@ -45,15 +43,17 @@ async function settle(event, ackId) {
   await call("AcknowledgeEvents", { subscription, ack_ids: [ackId], [outcome]: {} });
 }
 
-for (let delay = 1000; ; delay = Math.min(delay * 2, 30_000)) {
+for (let delay = 1000, frames; ; delay = Math.min(delay * 2, 30_000)) {
   try {
     await createSubscription();
-    for await (const { frame, event, ack_id } of hooks.SubscribeEvents({ subscription })) {
+    frames = hooks.SubscribeEvents({ subscription });
+    for await (const { frame, event, ack_id } of frames) {
       delay = 1000;
       if (frame === "event") await settle(event, ack_id);
     }
   } catch (error) {
     console.error("reconnecting:", error.message);
+    frames?.cancel(); // Leaving the loop does not; the stream would go on holding events.
   }
   await sleep(Math.random() * delay);
 }

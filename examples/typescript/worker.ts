@@ -44,14 +44,16 @@ async function settle(event: Event, ackId: string) {
 }
 
 for (let delay = 1000; ; delay = Math.min(delay * 2, 30_000)) {
+  const stream = new AbortController();
   try {
     await createSubscription();
-    for await (const { frame, ackId } of hooks.subscribeEvents({ subscription })) {
+    for await (const { frame, ackId } of hooks.subscribeEvents({ subscription }, { signal: stream.signal })) {
       delay = 1000;
       if (frame.case === "event") await settle(frame.value, ackId);
     }
   } catch (error) {
     console.error("reconnecting:", ConnectError.from(error).message);
+    stream.abort(); // Leaving the loop does not; the stream would go on holding events.
   }
   await sleep(Math.random() * delay);
 }

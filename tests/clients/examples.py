@@ -9,7 +9,7 @@ import subprocess
 
 from client_test import Sender, Server, create_endpoint, service_grpc
 from program import Program, expect, until
-from script import backlog, restart
+from script import restart, status_of
 
 INSTALL_SECONDS_MAX = 300
 
@@ -41,7 +41,7 @@ def run_example(source, root, target):
         def handles(event_type, data, line):
             sender.deliver(event_type, data)
             expect(worker.next_line(), line)
-            until("the event is acknowledged", lambda: backlog(stub, "videos") == 0)
+            until("the event is acknowledged", lambda: status_of(stub, "videos").backlog == 0)
 
         handles(
             "avatar_video.success", {"video_id": "v1", "url": "https://a.example/1"}, "ready v1 https://a.example/1"

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pathlib
 import re
 import shutil
 import signal
@@ -17,14 +18,16 @@ INSTALL_SECONDS_MAX = 300
 def commands_of(source):
     """The commands in the comment that a file begins with: what is indented there."""
     comment = re.match(r"(?:(?://|#).*\n)+", source.read_text()).group()
-    return re.findall(r"^(?://|#) {2,}(.*)$", comment, re.MULTILINE)
+    return re.findall(r"^(?://|#)(?:\t| {2,})(.*)$", comment, re.MULTILINE)
 
 
 def run_example(source, root, target):
     """Runs an example in a copy of its directory, and fails unless each event is handled once and acknowledged."""
     tree = target / "clients/tree"
-    directory = tree / source.relative_to(root).parent
-    shutil.copytree(source.parent, directory, dirs_exist_ok=True)
+    example = pathlib.Path(*source.relative_to(root).parts[:2])
+    directory = tree / example
+    built = shutil.ignore_patterns("node_modules", "target")
+    shutil.copytree(root / example, directory, dirs_exist_ok=True, ignore=built)
     shutil.copytree(root / "proto", tree / "proto", dirs_exist_ok=True)
     *install, start = commands_of(source)
     environment = {**os.environ, "PATH": f"{target / 'python-client-venv/bin'}:{os.environ['PATH']}"}

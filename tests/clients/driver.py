@@ -23,7 +23,7 @@ TARGET = pathlib.Path(os.environ["HOOKSTREAM_TARGET"])
 sys.path.insert(0, str(HERE / "python"))
 from client_test import Sender, Server, create_endpoint, read_kept, service_grpc
 from examples import INSTALL_SECONDS_MAX, run_example
-from script import POINTS, Script
+from script import POINTS, Script, begin_beyond_doubles
 
 # What is started for each client.
 CLIENTS = {
@@ -88,10 +88,11 @@ def run_client(name, environment, foreign):
     program, *variant = CLIENTS[name]
     subprocess.run([HERE / program, "--install-only"], env=environment, check=True, timeout=INSTALL_SECONDS_MAX)
     outcomes, started = {}, time.monotonic()
-    with (
-        contextlib.closing(Server(keep_ports=True)) as server,
-        contextlib.closing(Script(server, [HERE / program, *variant], environment, foreign)) as script,
-    ):
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(contextlib.closing(Server(keep_ports=True)))
+        begin_beyond_doubles(server)
+        script = Script(server, [HERE / program, *variant], environment, foreign)
+        stack.enter_context(contextlib.closing(script))
         for title, point in POINTS.items():
             try:
                 point(script)

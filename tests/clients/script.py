@@ -1,15 +1,28 @@
 """The script: ten points that every client has to pass. Owns what counts as passed."""
 
+import contextlib
 import json
+import pathlib
 import signal
+import sqlite3
 
 from client_test import Load, Sender, read_kept, service_grpc, service_pb2
 from program import SECONDS_MAX, Client, Failure, expect, expect_same, until
 
-# Beyond 2^53: a client that reads it as a double gets another one.
+# Beyond 2^53: as a double it is another number.
 LARGE_NUMBER = 9007199254740993
 KILLS = 3
 EVENTS_BETWEEN_KILLS = 100
+
+
+def begin_beyond_doubles(server):
+    """Moves the log of a new service to where a client that reads a sequence as a double gets another one."""
+    server.process.terminate()
+    expect(server.process.wait(SECONDS_MAX), 0)
+    with contextlib.closing(sqlite3.connect(pathlib.Path(server.directory.name) / "log.db")) as database, database:
+        # As if retention had removed everything up to there.
+        database.execute("UPDATE log SET trimmed = ?", (LARGE_NUMBER,))
+    server.start()
 
 
 def restart(server, sender):
@@ -109,6 +122,7 @@ class Script:
         expect(
             [(event["sequence"], event["id"]) for event in events], [(str(event.sequence), event.id) for event in kept]
         )
+        expect(all(event.sequence > LARGE_NUMBER for event in kept), True)
 
     def goes_on_after_a_kill(self):
         self.follow("before")

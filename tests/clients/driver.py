@@ -29,7 +29,7 @@ from script import POINTS, Script, begin_beyond_doubles
 CLIENTS = {
     "python-sync": ["python-grpcio/run", "sync"],
     "python-asyncio": ["python-grpcio/run", "asyncio"],
-    "node": ["node/run"],
+    "node": ["node-grpc-js/run"],
     "typescript-grpc": ["typescript/run", "grpc"],
     "typescript-grpc-web": ["typescript/run", "grpc-web"],
     "ruby": ["ruby/run"],

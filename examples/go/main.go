@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
 	pb "worker/hookstreamv1"
@@ -76,7 +77,9 @@ func work(ctx context.Context, hooks pb.HookstreamServiceClient, delay *time.Dur
 
 func main() {
 	address := cmp.Or(os.Getenv("HOOKSTREAM_ADDRESS"), "127.0.0.1:50051")
-	connection, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	// A connection can die without a word.
+	pings := grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second})
+	connection, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()), pings)
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -7,11 +7,13 @@ import grpc from "@grpc/grpc-js";
 import protoLoader from "@grpc/proto-loader";
 
 const address = process.env.HOOKSTREAM_ADDRESS ?? "127.0.0.1:50051";
-const subscription = "videos";
-const options = { includeDirs: ["../../proto"], keepCase: true, longs: String, enums: String, oneofs: true };
-const definition = protoLoader.loadSync("hookstream/v1/hookstream_service.proto", { ...options, defaults: true });
+const name = "videos";
+
+const options = { includeDirs: ["../../proto"], keepCase: true, longs: String, defaults: true, oneofs: true };
+const definition = protoLoader.loadSync("hookstream/v1/hookstream_service.proto", options);
 const { HookstreamService } = grpc.loadPackageDefinition(definition).hookstream.v1;
-const hooks = new HookstreamService(address, grpc.credentials.createInsecure());
+const keepalive = { "grpc.keepalive_time_ms": 30_000 }; // A connection can die without a word.
+const hooks = new HookstreamService(address, grpc.credentials.createInsecure(), keepalive);
 const call = (method, request) => promisify(hooks[method].bind(hooks))(request);
 
 // What your backend does. An event can come twice, if rarely: `event.id` says that it is the same.
@@ -25,8 +27,7 @@ async function handle(event) {
 }
 
 async function createSubscription() {
-  const filter = { event_types: ["avatar_video.*"] };
-  const create = { subscription: { name: subscription, filter }, position: "POSITION_EARLIEST" };
+  const create = { subscription: { name, filter: { event_types: ["avatar_video.*"] } }, position: "POSITION_EARLIEST" };
   await call("ManageSubscription", { create }).catch((error) => {
     if (error.code !== grpc.status.ALREADY_EXISTS) throw error;
   });
@@ -34,26 +35,24 @@ async function createSubscription() {
 
 async function settle(event, ackId) {
   let outcome = "done";
-  try {
-    await handle(event);
-  } catch (error) {
+  await handle(event).catch((error) => {
     console.error(`${event.id} has to come again:`, error);
     outcome = "retry";
-  }
-  await call("AcknowledgeEvents", { subscription, ack_ids: [ackId], [outcome]: {} });
+  });
+  await call("AcknowledgeEvents", { subscription: name, ack_ids: [ackId], [outcome]: {} });
 }
 
 for (let delay = 1000, frames; ; delay = Math.min(delay * 2, 30_000)) {
   try {
     await createSubscription();
-    frames = hooks.SubscribeEvents({ subscription });
+    frames = hooks.SubscribeEvents({ subscription: name });
     for await (const { frame, event, ack_id } of frames) {
       delay = 1000;
       if (frame === "event") await settle(event, ack_id);
     }
   } catch (error) {
-    console.error("reconnecting:", error.message);
     frames?.cancel(); // Leaving the loop does not; the stream would go on holding events.
+    console.error("reconnecting:", error.message);
   }
   await sleep(Math.random() * delay);
 }

@@ -8,7 +8,7 @@ import sys
 import time
 
 import grpc
-from hookstream.v1 import filter_pb2, hookstream_service_pb2 as pb, hookstream_service_pb2_grpc as rpc, subscription_pb2
+from hookstream.v1 import hookstream_service_pb2 as pb, hookstream_service_pb2_grpc as rpc, subscription_pb2
 
 ADDRESS = os.environ.get("HOOKSTREAM_ADDRESS", "127.0.0.1:50051")
 SUBSCRIPTION = "videos"
@@ -24,8 +24,7 @@ def handle(event):
 
 
 def create_subscription(hooks):
-    event_filter = filter_pb2.EventFilter(event_types=["avatar_video.*"])
-    subscription = subscription_pb2.Subscription(name=SUBSCRIPTION, filter=event_filter)
+    subscription = subscription_pb2.Subscription(name=SUBSCRIPTION, filter={"event_types": ["avatar_video.*"]})
     create = pb.ManageSubscriptionRequest.Create(subscription=subscription, position=pb.POSITION_EARLIEST)
     try:
         hooks.ManageSubscription(pb.ManageSubscriptionRequest(create=create))
@@ -45,7 +44,8 @@ def settle(hooks, frame):
     hooks.AcknowledgeEvents(acknowledge)
 
 
-hooks, delay = rpc.HookstreamServiceStub(grpc.insecure_channel(ADDRESS)), 1
+keepalive = [("grpc.keepalive_time_ms", 30_000)]  # A connection can die without a word.
+hooks, delay = rpc.HookstreamServiceStub(grpc.insecure_channel(ADDRESS, keepalive)), 1
 while True:
     try:
         create_subscription(hooks)

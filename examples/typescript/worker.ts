@@ -9,7 +9,8 @@ import { type Event } from "./gen/hookstream/v1/event_pb.js";
 import { HookstreamService, Position } from "./gen/hookstream/v1/hookstream_service_pb.js";
 
 const baseUrl = `http://${process.env.HOOKSTREAM_ADDRESS ?? "127.0.0.1:50051"}`;
-const hooks = createClient(HookstreamService, createGrpcTransport({ baseUrl }));
+// With pings, because a connection can die without a word.
+const hooks = createClient(HookstreamService, createGrpcTransport({ baseUrl, pingIntervalMs: 30_000 }));
 const subscription = "videos";
 
 // What your backend does. An event can come twice, if rarely: `event.id` says that it is the same.
@@ -25,11 +26,9 @@ async function handle(event: Event) {
 async function createSubscription() {
   const start = { case: "position", value: Position.EARLIEST } as const;
   const value = { subscription: { name: subscription, filter: { eventTypes: ["avatar_video.*"] } }, start };
-  try {
-    await hooks.manageSubscription({ operation: { case: "create", value } });
-  } catch (error) {
+  await hooks.manageSubscription({ operation: { case: "create", value } }).catch((error) => {
     if (ConnectError.from(error).code !== Code.AlreadyExists) throw error;
-  }
+  });
 }
 
 async function settle(event: Event, ackId: string) {

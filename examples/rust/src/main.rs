@@ -82,11 +82,10 @@ async fn work(hooks: &mut Hooks, delay: &mut Duration) -> Result<(), Status> {
 #[tokio::main]
 async fn main() {
     let address = std::env::var("HOOKSTREAM_ADDRESS").unwrap_or_else(|_| "127.0.0.1:50051".into());
-    let mut hooks = Hooks::new(
-        Channel::from_shared(format!("http://{address}"))
-            .expect("an address")
-            .connect_lazy(),
-    );
+    let endpoint = Channel::from_shared(format!("http://{address}")).expect("an address");
+    // A connection can die without a word.
+    let endpoint = endpoint.http2_keep_alive_interval(Duration::from_secs(30));
+    let mut hooks = Hooks::new(endpoint.connect_lazy());
     let mut delay = Duration::from_secs(1);
     loop {
         if let Err(status) = work(&mut hooks, &mut delay).await {

@@ -10,6 +10,7 @@ import hookstream.v1.HookstreamServiceGrpc.HookstreamServiceBlockingStub;
 import hookstream.v1.SubscriptionOuterClass.Subscription;
 import io.grpc.*;
 import java.util.concurrent.ThreadLocalRandom;
+import java.util.concurrent.TimeUnit;
 
 public final class Worker {
   static final String SUBSCRIPTION = "videos";
@@ -51,7 +52,9 @@ public final class Worker {
 
   public static void main(String[] arguments) throws InterruptedException {
     var address = System.getenv().getOrDefault("HOOKSTREAM_ADDRESS", "127.0.0.1:50051");
-    var channel = Grpc.newChannelBuilder(address, InsecureChannelCredentials.create()).build();
+    var builder = Grpc.newChannelBuilder(address, InsecureChannelCredentials.create());
+    // A connection can die without a word.
+    var channel = builder.keepAliveTime(30, TimeUnit.SECONDS).build();
     var hooks = HookstreamServiceGrpc.newBlockingStub(channel);
     for (long delay = 1000; ; delay = Math.min(delay * 2, 30_000)) {
       var stream = Context.current().withCancellation();

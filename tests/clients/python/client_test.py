@@ -76,7 +76,7 @@ class Server:
         arguments = ["serve", *listen, f"--data-dir={self.directory.name}", "--log-format=json"]
         self.process = subprocess.Popen([BINARY, *arguments], stdout=subprocess.PIPE, text=True)
         self.lines = queue.Queue()
-        self.reader = threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True)
+        self.reader = threading.Thread(target=self._read, args=(self.process.stdout, self.lines), daemon=True)
         self.reader.start()
         seen = []
         while (line := self.lines.get(timeout=CALL_SECONDS_MAX)) is not None:
@@ -87,11 +87,13 @@ class Server:
                 return
         raise RuntimeError(f"the service ended before it was ready: {seen}")
 
-    def _read(self, stdout):
+    # With its own queue: a process that ended may be read to its end only when the next one has started.
+    @staticmethod
+    def _read(stdout, lines):
         with stdout:
             for line in stdout:
-                self.lines.put(line)
-        self.lines.put(None)
+                lines.put(line)
+        lines.put(None)
 
     def kill(self):
         """Ends the process without warning (SIGKILL)."""

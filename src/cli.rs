@@ -2,6 +2,7 @@
 
 mod audit;
 mod client;
+mod cloud_event;
 mod config;
 mod deliver;
 mod dev;
@@ -12,6 +13,7 @@ mod log;
 mod output;
 mod playground;
 mod serve;
+mod shell;
 mod subscription;
 mod tail;
 mod telemetry;
@@ -69,6 +71,10 @@ enum Command {
     /// Look at the configuration.
     #[command(subcommand)]
     Config(config::Command),
+    /// Print what a shell needs to complete commands and options.
+    Completions(shell::Completions),
+    /// Write a manual page for each command.
+    Man(shell::Man),
 }
 
 /// Runs a command to its end.
@@ -90,6 +96,8 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Audit(command) => command.run().await,
             Command::Log(command) => command.run().await,
             Command::Config(command) => command.run(),
+            Command::Completions(command) => command.run(),
+            Command::Man(command) => command.run(),
         }
     });
     // Nothing is left to do; a thread that still blocks on a dead disk must not hold the process.

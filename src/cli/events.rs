@@ -8,7 +8,7 @@ use tonic::Code;
 
 use super::{
     client::{self, FilterFlags, Server},
-    output,
+    output::{self, EventForm, Form},
 };
 use crate::grpc::proto::{
     AwaitEventRequest, GetEventRequest, ListEventTypesRequest, ListEventsRequest, Order,
@@ -50,9 +50,8 @@ pub struct List {
     /// How many to list.
     #[arg(long, value_name = "N", default_value_t = 10)]
     limit: u32,
-    /// Print JSON also on a terminal.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    form: EventForm,
 }
 
 /// Shows one event.
@@ -96,7 +95,7 @@ impl Events {
 
 impl List {
     async fn run(self) -> anyhow::Result<()> {
-        let for_people = output::for_people(self.json);
+        let form = self.form.chosen();
         let mut client = self.server.connect().await?;
         let order = if self.oldest_first {
             Order::OldestFirst
@@ -113,7 +112,7 @@ impl List {
             dead_letters_of: String::new(),
         };
         let mut remaining = self.limit as usize;
-        if for_people {
+        if form == Form::Text {
             anstream::println!("{}", output::header());
         }
         while remaining > 0 {
@@ -121,7 +120,7 @@ impl List {
             let page = client.list_events(request.clone()).await;
             let page = page.map_err(|status| client::explain(&status))?.into_inner();
             for event in &page.events {
-                output::print_event(event, for_people)?;
+                output::print_event(event, form)?;
             }
             remaining = remaining.saturating_sub(page.events.len());
             if page.next_page_token.is_empty() {
@@ -172,9 +171,8 @@ pub struct Await {
     /// How long to wait, up to 1h.
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = client::parse_duration)]
     timeout: prost_types::Duration,
-    /// Print JSON also on a terminal.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    form: EventForm,
 }
 
 impl Await {
@@ -191,7 +189,7 @@ impl Await {
         match self.server.connect().await?.await_event(request).await {
             Ok(found) => {
                 let event = found.into_inner().event.context("the answer is empty")?;
-                output::print_event(&event, output::for_people(self.json))?;
+                output::print_event(&event, self.form.chosen())?;
                 Ok(ExitCode::SUCCESS)
             }
             Err(status) if status.code() == Code::DeadlineExceeded => {

@@ -8,11 +8,13 @@ use std::{
 
 use anstyle::{AnsiColor, Style};
 use anyhow::Context;
+use clap::{Args, ValueEnum};
 use comfy_table::{Table, presets};
 use jiff::Timestamp;
 use prost::{Message, Name};
 use prost_reflect::{DescriptorPool, DynamicMessage};
 
+use super::cloud_event;
 use crate::grpc::proto::{self, Event, EventFilter};
 
 /// This program as a person here would call it.
@@ -49,12 +51,46 @@ pub fn for_people(json: bool) -> bool {
     !json && io::stdout().is_terminal()
 }
 
-/// Prints an event, for a person as a line, else as JSON.
-pub fn print_event(event: &Event, for_people: bool) -> anyhow::Result<()> {
-    if !for_people {
-        return print_json(event);
+/// How events are printed.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct EventForm {
+    /// Print JSON also on a terminal.
+    #[arg(long, conflicts_with = "output")]
+    json: bool,
+    /// How to print events; without it, text on a terminal and JSON otherwise.
+    #[arg(long, value_name = "FORM", value_enum)]
+    output: Option<Form>,
+}
+
+/// A form of printed events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Form {
+    /// Aligned lines for people.
+    Text,
+    /// One protobuf-JSON object a line.
+    Json,
+    /// One CloudEvent 1.0 a line.
+    Cloudevents,
+}
+
+impl EventForm {
+    /// The form that was asked for, or the one that fits where it is printed.
+    pub fn chosen(self) -> Form {
+        match self.output {
+            Some(form) => form,
+            None if for_people(self.json) => Form::Text,
+            None => Form::Json,
+        }
     }
-    writeln!(anstream::stdout(), "{}", line(event))?;
+}
+
+/// Prints an event.
+pub fn print_event(event: &Event, form: Form) -> anyhow::Result<()> {
+    match form {
+        Form::Text => writeln!(anstream::stdout(), "{}", line(event))?,
+        Form::Json => print_json(event)?,
+        Form::Cloudevents => writeln!(io::stdout(), "{}", cloud_event::json(event)?)?,
+    }
     Ok(())
 }
 

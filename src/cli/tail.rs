@@ -7,7 +7,8 @@ use futures_util::StreamExt;
 
 use super::{
     client::{self, FilterFlags, Server},
-    follow, output,
+    follow,
+    output::{self, EventForm, Form},
     work::Work,
 };
 use crate::grpc::proto::{
@@ -21,6 +22,7 @@ use crate::grpc::proto::{
   hookstream tail --from-start --type '*.fail'
   hookstream tail --since 15m --json | jq -r .entityId
   hookstream tail --after \"$CURSOR\" --stop-at-tail --json
+  hookstream tail --from-start --stop-at-tail --output cloudevents
   hookstream tail --subscription billing
   hookstream tail --subscription billing --exec './handle-event' --parallel 4")]
 pub struct Tail {
@@ -57,9 +59,8 @@ pub struct Tail {
     /// How many commands run at once.
     #[arg(long, value_name = "N", default_value_t = 1, requires = "exec", value_parser = clap::value_parser!(u16).range(1..=1000))]
     parallel: u16,
-    /// Print JSON also on a terminal.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    form: EventForm,
 }
 
 /// What a subscription has of its own.
@@ -78,7 +79,7 @@ const ELSEWHERE: [&str; 9] = [
 impl Tail {
     /// Runs the command.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
-        let for_people = output::for_people(self.json);
+        let form = self.form.chosen();
         let mut remaining = self.count.unwrap_or(u64::MAX);
         if let Some(subscription) = self.subscription {
             let work = Work {
@@ -87,7 +88,7 @@ impl Tail {
                 command: self.exec,
                 parallel: usize::from(self.parallel),
                 count: remaining,
-                for_people,
+                form,
             };
             return work.run().await;
         }
@@ -100,7 +101,7 @@ impl Tail {
         };
         let client = self.server.connect().await?;
         let mut frames = pin!(follow::frames(self.server, client, request));
-        if for_people {
+        if form == Form::Text {
             writeln!(anstream::stdout(), "{}", output::header())?;
         }
         while remaining > 0
@@ -108,7 +109,7 @@ impl Tail {
         {
             match response?.frame {
                 Some(Frame::Event(event)) => {
-                    output::print_event(&event, for_people)?;
+                    output::print_event(&event, form)?;
                     remaining -= 1;
                 }
                 Some(Frame::Gap(_)) => {

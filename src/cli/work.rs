@@ -16,7 +16,8 @@ use tokio::{io::AsyncWriteExt, process::Command, time::MissedTickBehavior};
 
 use super::{
     client::{self, Client, Server},
-    follow, output,
+    follow,
+    output::{self, Form},
     serve::Signals,
 };
 use crate::grpc::proto::{
@@ -47,8 +48,8 @@ pub struct Work {
     pub parallel: usize,
     /// Events after which to end.
     pub count: u64,
-    /// Print for a person.
-    pub for_people: bool,
+    /// How events are printed.
+    pub form: Form,
 }
 
 /// Who acknowledges.
@@ -101,7 +102,7 @@ impl Work {
         let mut pending: FuturesUnordered<Pending> = FuturesUnordered::new();
         // Printed, and not acknowledged because another acknowledgement is under way.
         let mut printed = Vec::new();
-        if self.for_people && self.command.is_none() {
+        if self.form == Form::Text && self.command.is_none() {
             writeln!(anstream::stdout(), "{}", output::header())?;
         }
         loop {
@@ -133,7 +134,7 @@ impl Work {
             self.count -= 1;
             match &self.command {
                 None => {
-                    output::print_event(&event, self.for_people)?;
+                    output::print_event(&event, self.form)?;
                     printed.push(response.ack_id);
                 }
                 Some(command) => {

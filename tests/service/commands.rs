@@ -203,3 +203,36 @@ fn every_command_explains_itself() {
         assert!(output.contains("Example"), "{command:?} has no example");
     }
 }
+
+#[test]
+fn shells_and_man_are_told_of_every_command() {
+    for shell in ["bash", "zsh", "fish"] {
+        let (status, script, _) = run(&["completions", shell]);
+        assert!(status.success());
+        assert!(script.contains("dead-letters"), "{shell}");
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let (status, _, error) = run(&["man", directory.path().join("man1").to_str().unwrap()]);
+    assert!(status.success(), "{error}");
+    let page = std::fs::read_to_string(directory.path().join("man1/hookstream-log-export.1")).unwrap();
+    assert!(page.contains("hookstream log export"), "{page}");
+}
+
+#[tokio::test]
+async fn events_are_printed_as_cloud_events_too() {
+    let service = Hookstream::start();
+    let sender = service.endpoint("dev").await;
+    assert_eq!(sender.deliver(body("avatar_video.fail", 1)).await, 200);
+    let server = format!("http://{}", service.grpc);
+    let at = ["--server", server.as_str(), "--output", "cloudevents"];
+    let tail = ["tail", "--from-start", "--stop-at-tail"];
+    for command in [&tail[..], &["events", "list"], &["await", "--since", "1h"]] {
+        let (status, output, error) = run(&[command, &at[..]].concat());
+        assert!(status.success(), "{error}");
+        let printed = json_lines(&output);
+        assert_eq!(printed.len(), 1);
+        assert_eq!(printed[0]["specversion"], "1.0");
+        assert_eq!(printed[0]["type"], "com.heygen.avatar_video.fail");
+        assert_eq!(printed[0]["data"]["video_id"], printed[0]["subject"]);
+    }
+}

@@ -69,6 +69,11 @@ export class Service {
     await ended;
   }
 
+  /** Removes its data, as when it is moved to another machine without them. It must not run. */
+  forgetData(): void {
+    rmSync(join(this.directory, "data"), { recursive: true, force: true });
+  }
+
   async dispose(): Promise<void> {
     await this.stop("SIGKILL");
     rmSync(this.directory, { recursive: true, force: true });
@@ -108,6 +113,15 @@ export class Service {
       ...(count === undefined ? [] : ["--count", String(count)]),
       ...(rate === undefined ? [] : ["--rate", String(rate)]),
     );
+  }
+
+  /** Delivers what HeyGen did not sign. */
+  async deliverForged(endpoint: string): Promise<void> {
+    await fetch(`http://127.0.0.1:${this.ports.ingress}/webhooks/${endpoint}`, {
+      method: "POST",
+      headers: { signature: "0".repeat(64) },
+      body: "{}",
+    });
   }
 
   /** Makes a token and returns its text. */

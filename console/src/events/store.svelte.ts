@@ -24,6 +24,13 @@ const NEXT_PAGE = 500;
 /** How often what came is drawn: often enough to look live, seldom enough for thousands a second. */
 const DRAW_MILLISECONDS = 100;
 
+export interface StoreListener {
+  /** So many events came and are shown. */
+  onShown(count: number): void;
+  /** A part of the history was loaded; so many events are shown now. */
+  onLoaded(count: number): void;
+}
+
 export class EventStore {
   rows = $state.raw<readonly EventRow[]>([]);
   state = $state.raw<FollowState>({ kind: "connecting" });
@@ -43,8 +50,7 @@ export class EventStore {
 
   constructor(
     private readonly api: Api,
-    /** Told of each batch that was shown. */
-    private readonly onShown: (count: number) => void,
+    private readonly listener: StoreListener,
   ) {}
 
   /** Shows what matches, from scratch, unless that is shown already. */
@@ -150,7 +156,7 @@ export class EventStore {
       this.waiting += batch.length;
     } else {
       this.#add(batch);
-      this.onShown(batch.length);
+      this.listener.onShown(batch.length);
     }
   }
 
@@ -173,6 +179,7 @@ export class EventStore {
       }
       this.rows = mergeNewestFirst(this.rows, page.rows.map(rowOf), ROWS_MAX);
       this.history = this.#after(page.nextPageToken);
+      this.listener.onLoaded(this.rows.length);
     } catch (thrown) {
       if (!signal.aborted && !isCanceled(thrown)) {
         this.history = { kind: "failed", token, failure: explain(thrown) };

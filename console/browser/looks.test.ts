@@ -11,6 +11,7 @@ const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.mi
 const SCREENSHOTS = join(import.meta.dirname, "../screenshots");
 const TAKES_SCREENSHOTS = process.env.HOOKSTREAM_SCREENSHOTS === "1";
 
+const OPERATOR = "operator-token-of-the-console-tests-0123456789";
 const TYPES = [
   "avatar_video.success",
   "video_translate.success",
@@ -117,6 +118,11 @@ async function violations(visit: Visit): Promise<string[]> {
   });
 }
 
+/** How much wider the page is than its window. */
+async function excessWidth(visit: Visit): Promise<number> {
+  return visit.page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+}
+
 async function screenshot(visit: Visit, name: string): Promise<void> {
   if (TAKES_SCREENSHOTS) {
     mkdirSync(SCREENSHOTS, { recursive: true });
@@ -146,9 +152,7 @@ describe.each([
     await visit.page.reload();
     await ready(visit);
     expect(await violations(visit)).toEqual([]);
-    expect(
-      await visit.page.evaluate(() => document.documentElement.scrollWidth - innerWidth),
-    ).toBeLessThanOrEqual(0);
+    expect(await excessWidth(visit)).toBeLessThanOrEqual(0);
   });
 
   test("the switch overrides what the system prefers, and is remembered", async () => {
@@ -187,8 +191,27 @@ describe.each([
   });
 });
 
+test("with everything that the header can hold, 320 px are enough", async () => {
+  const guarded = await Service.start(OPERATOR);
+  const visit = await Visit.start(guarded, { width: 320 });
+  await visit.go();
+  await visit.page.getByLabel("Token").fill(OPERATOR);
+  await visit.page.getByRole("button", { name: "Sign in" }).click();
+  await visit.live();
+  for (const view of ["Endpoints", "Subscriptions", "Rates", "Events"]) {
+    await visit.page.getByRole("link", { name: view, exact: true }).click();
+    await visit.page.getByRole("heading", { name: view, level: 1 }).waitFor();
+    expect(await excessWidth(visit)).toBeLessThanOrEqual(0);
+  }
+  await guarded.stop("SIGKILL");
+  await visit.page.getByRole("button", { name: "Now" }).waitFor();
+  expect(await excessWidth(visit)).toBeLessThanOrEqual(0);
+  await visit.end();
+  await guarded.dispose();
+});
+
 test("the sign-in is as clear", async () => {
-  const guarded = await Service.start("operator-token-of-the-console-tests-0123456789");
+  const guarded = await Service.start(OPERATOR);
   for (const colorScheme of ["light", "dark"] as const) {
     const visit = await Visit.start(guarded, { colorScheme, width: 360 });
     await visit.go();

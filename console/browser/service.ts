@@ -61,9 +61,10 @@ export class Service {
   /** Ends it, in order or not. */
   async stop(signal: "SIGTERM" | "SIGKILL"): Promise<void> {
     const running = this.#process;
-    if (running === undefined || running.exitCode !== null) {
+    if (running === undefined) {
       return;
     }
+    this.#process = undefined;
     const ended = new Promise((done) => running.once("exit", done));
     running.kill(signal);
     await ended;

@@ -97,6 +97,35 @@ test("what the body holds is text and nothing else", async () => {
   expect(await visit.page.locator("main img, main a[href^=javascript]").count()).toBe(0);
 });
 
+test("a body of almost a megabyte opens, its beginning first", async () => {
+  const numbers = Array.from({ length: 60_000 }, (_, index) => index * 1_000_003);
+  const video_id = "v".repeat(240);
+  const body = { event_type: "avatar_video.success", event_data: { video_id, numbers } };
+  await service.deliverBody("prod", JSON.stringify(body));
+  await visit.go();
+  await visit.row("avatar_video.success").click();
+  const raw = visit.page.getByRole("region", { name: "Raw body" });
+  await raw.getByRole("button", { name: "Show all" }).click();
+  await until(
+    async () => ((await raw.locator("pre").textContent()) ?? "").includes(String(59_999 * 1_000_003)),
+    5000,
+  );
+  await raw.getByRole("button", { name: "As delivered" }).click();
+  await until(async () => ((await raw.locator("pre").textContent()) ?? "").endsWith("}"), 5000);
+});
+
+test("what is no JSON, and what is no text, is shown as it came", async () => {
+  await service.deliverBody("prod", "plainly not JSON");
+  await service.deliverBody("prod", new Uint8Array([0xff, 0xfe, 0x41]));
+  await visit.go();
+  await visit.row("(no type)").nth(1).click();
+  const raw = visit.page.getByRole("region", { name: "Raw body" });
+  await raw.getByText("plainly not JSON").waitFor();
+  await visit.page.getByText("The body is signed, but it is not JSON.").waitFor();
+  await visit.row("(no type)").nth(0).click();
+  await raw.getByText("ff fe 41").waitFor();
+});
+
 test("what comes while paused waits", async () => {
   await visit.go();
   await visit.live();

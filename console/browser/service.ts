@@ -1,7 +1,8 @@
 // A hookstream of a test's own: the release binary on free ports with a data directory that goes with it, and its commands.
 // Knows no browser.
 import { spawn, execFile, type ChildProcess } from "node:child_process";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { createHmac } from "node:crypto";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
@@ -116,13 +117,21 @@ export class Service {
     );
   }
 
-  /** Delivers what HeyGen did not sign. */
-  async deliverForged(endpoint: string): Promise<void> {
-    await fetch(`http://127.0.0.1:${this.ports.ingress}/webhooks/${endpoint}`, {
+  /** Delivers any body, signed as HeyGen signs or with `signature`. */
+  async deliverBody(
+    endpoint: string,
+    body: string | Uint8Array<ArrayBuffer>,
+    signature?: string,
+  ): Promise<void> {
+    const secret = readFileSync(this.#secretFile(endpoint));
+    const answer = await fetch(`http://127.0.0.1:${this.ports.ingress}/webhooks/${endpoint}`, {
       method: "POST",
-      headers: { signature: "0".repeat(64) },
-      body: "{}",
+      headers: { signature: signature ?? createHmac("sha256", secret).update(body).digest("hex") },
+      body,
     });
+    if (!answer.ok && signature === undefined) {
+      throw new Error(`the delivery is answered with ${answer.status}`);
+    }
   }
 
   /** Makes a token and returns its text. */

@@ -87,7 +87,7 @@ test("a subscription that is gone is said to be gone", async () => {
 test("endpoints say when they last heard and what did not verify", async () => {
   await service.createEndpoint("quiet");
   await service.deliver("prod", "avatar_video.success");
-  await service.deliverForged("prod");
+  await service.deliverBody("prod", "{}", "0".repeat(64));
   await visit.go("endpoints");
   await visit.row("quiet").getByText("none yet").waitFor();
   await visit.row("prod").getByText(/ago$/).waitFor();

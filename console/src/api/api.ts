@@ -166,7 +166,7 @@ export function createApi(session: Session, baseUrl: string) {
         signal: AbortSignal.any([signal, AbortSignal.timeout(CALL_MILLISECONDS_MAX)]),
       });
       if (response.status === 401) {
-        session.refuse(presented, "");
+        session.refuse(presented);
         throw new ConnectError("the service asks for a token", Code.Unauthenticated);
       }
       if (response.status === 403) {
@@ -189,9 +189,9 @@ function credentials(session: Session): Interceptor {
       request.header.set("authorization", presented);
     }
     const notice = (thrown: unknown): never => {
-      const { code, reason } = explain(thrown);
+      const { code } = explain(thrown);
       if (ours && code === Code.Unauthenticated) {
-        session.refuse(presented, reason);
+        session.refuse(presented);
       }
       throw thrown;
     };

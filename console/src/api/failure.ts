@@ -67,7 +67,8 @@ function byCode(code: Code, message: string): string {
   }
 }
 
+/** As a sentence. A field's name at its beginning stays as it is. */
 function capitalised(text: string): string {
-  const sentence = text.charAt(0).toUpperCase() + text.slice(1);
+  const sentence = /^[a-z]+ /.test(text) ? text.charAt(0).toUpperCase() + text.slice(1) : text;
   return /[.!?]$/.test(sentence) ? sentence : `${sentence}.`;
 }

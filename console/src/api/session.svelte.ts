@@ -42,14 +42,14 @@ export class Session {
   }
 
   /** The service refused what a call presented. A late refusal of credentials that are no longer ours says nothing. */
-  refuse(presented: string | undefined, reason: string): void {
+  refuse(presented: string | undefined): void {
     if (presented !== this.authorization || this.access.kind === "asking") {
       return;
     }
     if (presented === undefined) {
       this.#forget("needed");
     } else {
-      this.#forget(reason === "CREDENTIALS_ENDED" ? "ended" : "unknown");
+      this.#forget(this.access.kind === "granted" ? "ended" : "unknown");
     }
   }
 

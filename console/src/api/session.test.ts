@@ -20,10 +20,17 @@ test("a token is kept for the tab, and presented", () => {
   expect(session.authorization).toBe("Bearer secret");
 });
 
-test("a refusal forgets the token and asks for another", () => {
+test("a token that is refused at once was never known", () => {
+  kept.set("hookstream.token", "stale");
+  const session = new Session(storage);
+  session.refuse(bearer("stale"));
+  expect(session.access).toEqual({ kind: "asking", why: "unknown" });
+});
+
+test("a refusal of a token that was good forgets it and asks for another", () => {
   const session = new Session(storage);
   session.signIn("secret");
-  session.refuse(bearer("secret"), "CREDENTIALS_ENDED");
+  session.refuse(bearer("secret"));
   expect(session.access).toEqual({ kind: "asking", why: "ended" });
   expect(kept.size).toBe(0);
   expect(session.authorization).toBeUndefined();
@@ -31,14 +38,14 @@ test("a refusal forgets the token and asks for another", () => {
 
 test("without a token a refusal says that one is needed", () => {
   const session = new Session(storage);
-  session.refuse(undefined, "CREDENTIALS_MISSING");
+  session.refuse(undefined);
   expect(session.access).toEqual({ kind: "asking", why: "needed" });
 });
 
 test("a late refusal of another token says nothing", () => {
   const session = new Session(storage);
   session.signIn("second");
-  session.refuse(bearer("first"), "CREDENTIALS_UNKNOWN");
+  session.refuse(bearer("first"));
   expect(session.access).toEqual({ kind: "granted" });
   expect(session.authorization).toBe("Bearer second");
 });

@@ -61,3 +61,8 @@ test.each(["", "{", "{'a':1}", "[1,]", "nope", '{"a":01}'])("does not take %s fo
 test("does not lay out what is nested beyond reason", () => {
   expect(layOut("[".repeat(5000) + "]".repeat(5000))).toBeUndefined();
 });
+
+test("takes a string as long as a body can be", () => {
+  const long = `${"x".repeat(500_000)}${"\\n".repeat(250_000)}`;
+  expect(text(`{"a":"${long}"}`)).toBe(`{\n  "a": "${long}"\n}`);
+});

@@ -12,8 +12,12 @@ export interface Token {
 /** Deeper nesting is not laid out. */
 const DEPTH_MAX = 200;
 
-const TOKEN =
-  /[ \t\r\n]*(?:("(?:[^"\\\u0000-\u001f]|\\.)*")|(-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?)|(true|false|null)|([{}[\],:]))/y;
+const STRING = /"[^"\\\u0000-\u001f]*(?:\\.[^"\\\u0000-\u001f]*)*"/;
+const NUMBER = /-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?/;
+const TOKEN = new RegExp(
+  `[ \\t\\r\\n]*(?:(${STRING.source})|(${NUMBER.source})|(true|false|null)|([{}[\\],:]))`,
+  "y",
+);
 
 /** The tokens of laid-out JSON, white space included; undefined for what is not JSON. */
 export function layOut(source: string): Token[] | undefined {

@@ -19,12 +19,14 @@ export interface EventRow {
 
 /** The most events that are kept. */
 export const ROWS_MAX = 10_000;
+/** The most characters of a type that a line has use for. */
+const CHARACTERS_MAX = 200;
 
 export function rowOf(event: Event): EventRow {
   return {
     id: event.id,
     sequence: event.sequence,
-    typeName: event.typeName,
+    typeName: short(event.typeName),
     entityId: event.entityId,
     callbackId: event.callbackId,
     endpoint: event.endpoint,
@@ -33,6 +35,11 @@ export function rowOf(event: Event): EventRow {
     undecoded:
       event.decodeStatus !== DecodeStatus.COMPLETE && event.decodeStatus !== DecodeStatus.UNKNOWN_TYPE,
   };
+}
+
+/** The beginning of a type, the one field that the service does not bound: as a copy, because a slice keeps the whole. */
+function short(text: string): string {
+  return text.length <= CHARACTERS_MAX ? text : `${[...text.slice(0, CHARACTERS_MAX)].join("")}…`;
 }
 
 /** Merges two lists that are newest first into one that holds each event once, and at most `max`, the newest. */

@@ -51,6 +51,11 @@ test("the service filters, by what was typed and by the address", async () => {
   await visit.row("ses_bad_2").waitFor();
   expect(await visit.rowCount()).toBe(2);
 
+  await visit.page.getByRole("link", { name: "Rates" }).click();
+  await visit.page.getByRole("link", { name: "Events", exact: true }).click();
+  await visit.row("ses_bad_2").waitFor();
+  expect(await visit.rowCount()).toBe(2);
+
   for (const place of ["events?entity=vid_good", "events?callback=order_7", "events?endpoint=none"]) {
     await visit.go(place);
     const count = place.endsWith("none") ? 0 : 1;
@@ -187,6 +192,9 @@ test("the keys walk, open, close, filter and explain", async () => {
   await visit.page.getByText("vid_b", { exact: true }).first().waitFor();
   await keys.press("Escape");
   await visit.page.getByRole("region", { name: "avatar_video.success" }).waitFor({ state: "detached" });
+  expect(await visit.list.evaluate((list) => list === document.activeElement)).toBe(true);
+  await keys.press("ArrowUp");
+  expect(await active()).toContain("vid_a");
   await keys.press("/");
   await keys.type("*.j");
   expect(await visit.page.getByLabel("Type").inputValue()).toBe("*.j");

@@ -66,6 +66,16 @@ test.each(["SIGKILL", "SIGTERM"] as const)(
   },
 );
 
+test("a service that hangs is noticed by its silence, and found again", async () => {
+  await visit.go();
+  await visit.live();
+  service.hang(true);
+  await visit.page.locator("[data-state=waiting]").waitFor({ timeout: 20_000 });
+  service.hang(false);
+  await service.deliver("prod", "avatar_video.success", { data: { video_id: "vid_after" } });
+  await visit.row("vid_after").waitFor({ timeout: 30_000 });
+});
+
 test("every view says that the service does not answer, and gets on when it does", async () => {
   await service.deliver("prod", "avatar_video.success", { data: { video_id: "vid_before" } });
   await visit.go();

@@ -71,6 +71,11 @@ export class Service {
     await ended;
   }
 
+  /** Lets it hang, or go on: its connections stay open and nothing comes. */
+  hang(on: boolean): void {
+    this.#process?.kill(on ? "SIGSTOP" : "SIGCONT");
+  }
+
   /** Removes its data, as when it is moved to another machine without them. It must not run. */
   forgetData(): void {
     rmSync(join(this.directory, "data"), { recursive: true, force: true });

@@ -39,6 +39,7 @@ function valuesOf(message: ReflectMessage, field: DescField, name: string): Type
       return list.flatMap((value, index) => nested(value, `${name}[${index}]`));
     }
     case "map":
+      // No payload has one.
       return [];
     default:
       return [{ name, value: String(message.get(field)) }];

@@ -8,10 +8,10 @@ export function isShortcut(event: KeyboardEvent): boolean {
   return !isTyping(event.target) && document.querySelector("dialog[open]") === null;
 }
 
-function isTyping(target: EventTarget | null): boolean {
-  return (
-    target instanceof HTMLInputElement ||
-    target instanceof HTMLSelectElement ||
-    target instanceof HTMLTextAreaElement
-  );
+/** Whether a control takes letters. */
+export function isTyping(target: EventTarget | null): boolean {
+  if (target instanceof HTMLInputElement) {
+    return target.type !== "checkbox";
+  }
+  return target instanceof HTMLSelectElement || target instanceof HTMLTextAreaElement;
 }

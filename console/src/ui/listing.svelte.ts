@@ -11,8 +11,8 @@ export class Listing<Row> {
   complete = $state(false);
   /** Why the last reading failed, if it did. What was read before stays. */
   failure = $state.raw<Failure | undefined>();
-  reading = $state(false);
 
+  #reading = false;
   readonly #stopped = new AbortController();
   #timer: ReturnType<typeof setTimeout> | undefined;
 
@@ -24,7 +24,7 @@ export class Listing<Row> {
   /** Reads all pages now, and again after each interval while the page is visible. */
   async refresh(): Promise<void> {
     clearTimeout(this.#timer);
-    if (!this.reading && !document.hidden) {
+    if (!this.#reading && !document.hidden) {
       await this.#readAll();
     }
     if (!this.#stopped.signal.aborted) {
@@ -39,7 +39,7 @@ export class Listing<Row> {
 
   async #readAll(): Promise<void> {
     const { signal } = this.#stopped;
-    this.reading = true;
+    this.#reading = true;
     try {
       let rows: Row[] = [];
       let token = "";
@@ -59,7 +59,7 @@ export class Listing<Row> {
         this.failure = explain(thrown);
       }
     } finally {
-      this.reading = false;
+      this.#reading = false;
     }
   }
 }

@@ -109,6 +109,18 @@ test("a service that hangs is noticed by its silence, and found again", async ()
   await visit.row("vid_after").waitFor({ timeout: 30_000 });
 });
 
+test("a tab that nobody looks at lets go of its stream, and misses nothing", async () => {
+  const streams = async () => /^hookstream_streams (\d+)$/m.exec(await service.metrics())?.[1];
+  await visit.go();
+  await visit.live();
+  await visit.look(false);
+  await until(async () => (await streams()) === "0", 25_000);
+  await service.deliver("prod", "avatar_video.success", { data: { video_id: "vid_unseen" } });
+  await visit.look(true);
+  await visit.row("vid_unseen").waitFor();
+  await visit.live();
+});
+
 test("every view says that the service does not answer, and gets on when it does", async () => {
   await service.deliver("prod", "avatar_video.success", { data: { video_id: "vid_before" } });
   await visit.go();

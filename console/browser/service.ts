@@ -99,6 +99,10 @@ export class Service {
     return stdout;
   }
 
+  async metrics(): Promise<string> {
+    return (await fetch(`${this.adminUrl}/metrics`)).text();
+  }
+
   /** Makes an endpoint that `deliver` can deliver to. */
   async createEndpoint(name: string): Promise<void> {
     const answer = JSON.parse(await this.command("endpoint", "create", name, "--json")) as {

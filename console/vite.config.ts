@@ -7,7 +7,7 @@ export default defineConfig({
   base: "./",
   plugins: [svelte(), licences()],
   build: {
-    target: ["chrome123", "firefox120", "safari17.5"],
+    target: ["chrome123", "firefox124", "safari17.5"],
     // What the old browsers would need is a script of its own; ours preload nothing.
     modulePreload: false,
     cssCodeSplit: false,

@@ -67,6 +67,17 @@ test("a token that is revoked while a stream is open takes everything shown with
   await visit.page.getByText("does not accept this token").waitFor();
 });
 
+test("a token that is revoked while nobody looks takes everything with it too", async () => {
+  await visit.go();
+  await signIn(await service.createToken("reader", ...READ_ALL));
+  await visit.row("vid_secret").waitFor();
+  await visit.look(false);
+  await visit.page.locator("[data-state=asleep]").waitFor({ timeout: 20_000 });
+  await service.command("token", "revoke", "reader");
+  await visit.page.getByText("Your token has ended").waitFor({ timeout: 30_000 });
+  expect(await visit.page.content()).not.toContain("vid_secret");
+});
+
 test("without metrics:read the rates say so and the rest works", async () => {
   await visit.go();
   await signIn(await service.createToken("reader", "events:read", "endpoints:read"));

@@ -164,6 +164,7 @@ test("what is being read stays where it is when events come", async () => {
   await visit.live();
   await visit.list.evaluate((list) => list.scrollTo(0, 1500));
   const row = visit.list.getByRole("row").nth(12);
+  await until(async () => Number(await row.getAttribute("aria-rowindex")) > 40, 5000);
   const id = await row.getAttribute("id");
   const before = await row.boundingBox();
   await service.deliver("prod", "avatar_video.fail", { count: 20 });

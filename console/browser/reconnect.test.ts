@@ -50,7 +50,7 @@ test.each(["SIGKILL", "SIGTERM"] as const)(
     const expected = ["vid_0"];
     for (let round = 1; round <= 2; round += 1) {
       await service.stop(signal);
-      await visit.page.locator("[data-state=waiting], [data-state=connecting]").first().waitFor();
+      await visit.page.locator("[data-state]:not([data-state=live])").waitFor();
       await service.startAgain();
       // Before the page is back as well as after.
       for (const part of ["a", "b"]) {
@@ -66,14 +66,59 @@ test.each(["SIGKILL", "SIGTERM"] as const)(
   },
 );
 
+test("while deliveries go on and the service is killed under them, every event is shown once, in order", async () => {
+  await visit.go();
+  await visit.live();
+  let delivering = true;
+  const deliveries = (async () => {
+    for (let i = 0; delivering; i += 1) {
+      const body = JSON.stringify({
+        event_type: "avatar_video.success",
+        event_data: { video_id: `vid_${i}` },
+      });
+      // As HeyGen does: again until it is answered.
+      await until(() => service.deliverBody("prod", body).then(() => true), 20_000);
+      await new Promise((done) => setTimeout(done, 15));
+    }
+  })();
+  for (let kill = 0; kill < 4; kill += 1) {
+    await new Promise((done) => setTimeout(done, 700 + 300 * kill));
+    await service.stop("SIGKILL");
+    await service.startAgain();
+  }
+  delivering = false;
+  await deliveries;
+  await visit.page.locator("[data-state=live]").waitFor({ timeout: 30_000 });
+  const stored = (await service.command("tail", "--from-start", "--stop-at-tail", "--json"))
+    .trim()
+    .split("\n")
+    .map((line) => (JSON.parse(line) as { entityId: string }).entityId)
+    .reverse();
+  expect(stored.length).toBeGreaterThan(100);
+  await until(async () => (await visit.rowCount()) === stored.length, 10_000);
+  expect(await entities()).toEqual(stored);
+});
+
 test("a service that hangs is noticed by its silence, and found again", async () => {
   await visit.go();
   await visit.live();
   service.hang(true);
-  await visit.page.locator("[data-state=waiting]").waitFor({ timeout: 20_000 });
+  await visit.page.locator("[data-state]:not([data-state=live])").waitFor({ timeout: 20_000 });
   service.hang(false);
   await service.deliver("prod", "avatar_video.success", { data: { video_id: "vid_after" } });
   await visit.row("vid_after").waitFor({ timeout: 30_000 });
+});
+
+test("a tab that nobody looks at lets go of its stream, and misses nothing", async () => {
+  const streams = async () => /^hookstream_streams (\d+)$/m.exec(await service.metrics())?.[1];
+  await visit.go();
+  await visit.live();
+  await visit.look(false);
+  await until(async () => (await streams()) === "0", 25_000);
+  await service.deliver("prod", "avatar_video.success", { data: { video_id: "vid_unseen" } });
+  await visit.look(true);
+  await visit.row("vid_unseen").waitFor();
+  await visit.live();
 });
 
 test("every view says that the service does not answer, and gets on when it does", async () => {

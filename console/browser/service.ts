@@ -99,6 +99,10 @@ export class Service {
     return stdout;
   }
 
+  async metrics(): Promise<string> {
+    return (await fetch(`${this.adminUrl}/metrics`)).text();
+  }
+
   /** Makes an endpoint that `deliver` can deliver to. */
   async createEndpoint(name: string): Promise<void> {
     const answer = JSON.parse(await this.command("endpoint", "create", name, "--json")) as {
@@ -178,13 +182,18 @@ export async function until(holds: () => Promise<boolean> | boolean, millisecond
   }
 }
 
+/** A port that nobody listens on, from below those that the system gives to outgoing connections: it has to stay free. */
 async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((done) => server.listen(0, "127.0.0.1", done));
-  const address = server.address();
-  await new Promise((done) => server.close(done));
-  if (address === null || typeof address === "string") {
-    throw new Error("a listener without a port");
+  for (;;) {
+    const port = 20_000 + Math.floor(Math.random() * 12_000);
+    const server = createServer();
+    const free = await new Promise<boolean>((done) => {
+      server.once("error", () => done(false));
+      server.listen(port, "127.0.0.1", () => done(true));
+    });
+    if (free) {
+      await new Promise((done) => server.close(done));
+      return port;
+    }
   }
-  return address.port;
 }

@@ -54,6 +54,14 @@ export class Visit {
     await this.page.locator("[data-state=live]").waitFor();
   }
 
+  /** Brings the tab into sight, or out of it. */
+  async look(visible: boolean): Promise<void> {
+    await this.page.evaluate((hidden) => {
+      Object.defineProperty(document, "hidden", { configurable: true, value: hidden });
+      document.dispatchEvent(new Event("visibilitychange"));
+    }, !visible);
+  }
+
   /** The list of the view that is shown. */
   get list() {
     return this.page.getByRole("grid");

@@ -20,6 +20,12 @@ type Settled<T> = Result<T, ApiError>;
 impl Registrar {
     /// Does what is pending. The caller holds the endpoint's lock.
     pub(super) async fn drive(&self, name: &EndpointName) -> Result<Arc<Endpoint>, RegistrarError> {
+        let driven = self.drive_to_end(name).await;
+        self.count_states();
+        driven
+    }
+
+    async fn drive_to_end(&self, name: &EndpointName) -> Result<Arc<Endpoint>, RegistrarError> {
         loop {
             let endpoint = self.existing(name)?;
             let Some(pending) = endpoint.pending().cloned() else {

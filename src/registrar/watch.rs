@@ -100,7 +100,8 @@ impl Registrar {
         true
     }
 
-    fn count_states(&self) {
+    /// Shows how many endpoints are in which state.
+    pub(super) fn count_states(&self) {
         let now = self.clock.now();
         let mut counts = State::ALL.map(|state| (state, 0));
         for endpoint in self.ours() {

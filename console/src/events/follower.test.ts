@@ -204,6 +204,33 @@ test.each([Code.Unauthenticated, Code.PermissionDenied, Code.InvalidArgument])(
   },
 );
 
+test("asleep it holds no connection, and awake it goes on where it was", async () => {
+  const { follower, clock, opened, told } = scripted(
+    [caughtUp("start"), event("a"), "hangs"],
+    [event("b"), "hangs"],
+  );
+  await clock.advance(1);
+  follower.sleep();
+  await clock.advance(60_000);
+  expect(opened).toHaveLength(1);
+  expect(told.at(-1)).toBe("asleep");
+  follower.wake();
+  await clock.advance(1);
+  expect(opened).toEqual([undefined, "after a"]);
+  expect(told.slice(-3)).toEqual(["connecting", "catching_up", "b"]);
+});
+
+test("it can fall asleep while it waits for another attempt", async () => {
+  const { follower, clock, opened } = scripted([{ throws: Code.Unavailable }]);
+  await clock.advance(1);
+  follower.sleep();
+  await clock.advance(60_000);
+  expect(opened).toHaveLength(1);
+  follower.wake();
+  await clock.advance(1);
+  expect(opened).toHaveLength(2);
+});
+
 test("after stop nothing is opened and nothing is told", async () => {
   const { follower, clock, opened, told } = scripted([caughtUp("start"), "hangs"]);
   await clock.advance(1);

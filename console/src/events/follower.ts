@@ -15,6 +15,8 @@ export type FollowState =
   | { kind: "live" }
   /** Not connected; another attempt comes at `until`. */
   | { kind: "waiting"; until: number; why: string }
+  /** Not connected, because nobody looks. */
+  | { kind: "asleep" }
   /** Not connected, and trying again would not help. */
   | { kind: "stopped"; failure: Failure };
 
@@ -63,6 +65,8 @@ export class Follower {
   #failures = 0;
   #state: FollowState["kind"] | undefined;
   #wake: (() => void) | undefined;
+  #asleep = false;
+  #connection = new AbortController();
   readonly #stopped = new AbortController();
 
   constructor(
@@ -73,23 +77,43 @@ export class Follower {
   /** Follows until `stop`. */
   async run(): Promise<void> {
     while (!this.#stopped.signal.aborted) {
+      if (this.#asleep) {
+        this.#tell({ kind: "asleep" });
+        await this.#pause();
+        continue;
+      }
       this.#tell({ kind: "connecting" });
       const end = await this.#attempt();
       if (this.#stopped.signal.aborted) {
         return;
+      }
+      if (this.#asleep) {
+        continue;
       }
       if (end.kind === "stopped") {
         this.#tell(end);
         return;
       }
       this.#tell({ kind: "waiting", until: this.options.clock.now() + end.delay, why: end.why });
-      await this.#sleep(end.delay);
+      await this.#pause(end.delay);
     }
   }
 
   /** Ends the stream; nothing is told any more. */
   stop(): void {
     this.#stopped.abort();
+    this.#wake?.();
+  }
+
+  /** Lets go of the connection until `wake`, and goes on then with what came meanwhile. */
+  sleep(): void {
+    this.#asleep = true;
+    this.#connection.abort();
+    this.#wake?.();
+  }
+
+  wake(): void {
+    this.#asleep = false;
     this.#wake?.();
   }
 
@@ -100,6 +124,7 @@ export class Follower {
 
   async #attempt(): Promise<AttemptEnd> {
     const connection = new AbortController();
+    this.#connection = connection;
     const stop = () => connection.abort();
     this.#stopped.signal.addEventListener("abort", stop);
     const watchdog = new Watchdog(this.options.clock, this.options.silenceMilliseconds, stop);
@@ -198,11 +223,12 @@ export class Follower {
     }
   }
 
-  #sleep(delay: number): Promise<void> {
+  /** Waits so long, or until it is woken. */
+  #pause(delay?: number): Promise<void> {
     return new Promise((resolve) => {
-      const cancel = this.options.clock.after(delay, () => this.#wake?.());
+      const cancel = delay === undefined ? undefined : this.options.clock.after(delay, () => this.#wake?.());
       this.#wake = () => {
-        cancel();
+        cancel?.();
         this.#wake = undefined;
         resolve();
       };

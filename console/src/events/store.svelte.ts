@@ -81,6 +81,16 @@ export class EventStore {
     this.waiting = 0;
   }
 
+  /** Nobody looks: lets go of the connection. */
+  sleep(): void {
+    this.#follower?.sleep();
+  }
+
+  /** Somebody looks again: goes on where it was. */
+  wake(): void {
+    this.#follower?.wake();
+  }
+
   retryNow(): void {
     this.#follower?.retryNow();
   }

@@ -30,6 +30,7 @@ use crate::{
         Client, FREE_PORTS, Hookstream, Sender, after, binary, body, from_environment, from_start, http,
         manage, reason, until,
     },
+    link::Link,
     nats::Nats,
 };
 
@@ -43,6 +44,15 @@ pub fn replica(nats: &Nats, directory: Arc<TempDir>) -> Hookstream {
     replica_with(nats, directory, &[], &[])
 }
 
+/// A replica that reaches its servers through links.
+fn replica_through(links: &[Link], directory: Arc<TempDir>) -> Hookstream {
+    let urls: Vec<_> = links
+        .iter()
+        .map(|link| format!("nats://{}", link.address))
+        .collect();
+    replica_at(&urls.join(","), directory, &[], &[])
+}
+
 /// The same with more flags and variables.
 pub fn replica_with(
     nats: &Nats,
@@ -50,8 +60,16 @@ pub fn replica_with(
     flags: &[&str],
     variables: &[(&'static str, &str)],
 ) -> Hookstream {
-    let url = nats.url();
-    let mut all_flags = vec!["--log", "jetstream", "--jetstream-url", &url];
+    replica_at(&nats.url(), directory, flags, variables)
+}
+
+fn replica_at(
+    url: &str,
+    directory: Arc<TempDir>,
+    flags: &[&str],
+    variables: &[(&'static str, &str)],
+) -> Hookstream {
+    let mut all_flags = vec!["--log", "jetstream", "--jetstream-url", url];
     all_flags.extend(flags);
     let mut all_variables = HashMap::from([("HOOKSTREAM_SEALING_KEY", SEALING_KEY.to_owned())]);
     all_variables.extend(variables.iter().map(|&(name, value)| (name, value.to_owned())));
@@ -60,7 +78,10 @@ pub fn replica_with(
 
 /// A new replica, and the endpoint that all of them have.
 async fn new_replica(nats: &Nats) -> Hookstream {
-    let service = replica(nats, Arc::new(tempfile::tempdir().unwrap()));
+    with_endpoint(replica(nats, Arc::new(tempfile::tempdir().unwrap()))).await
+}
+
+async fn with_endpoint(service: Hookstream) -> Hookstream {
     let create = Create {
         name: "dev".to_owned(),
         secret: SECRET.to_owned(),
@@ -342,18 +363,25 @@ async fn follow(balancer: Arc<Balancer>, seen_by_all: Arc<Seen>, end: Arc<Mutex<
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs nats-server: see tests/run"]
-async fn i1_i3_i4_i6_hold_whichever_replica_or_server_is_killed() {
+async fn i1_i3_i4_i6_hold_whichever_replica_or_server_is_killed_restarted_or_cut_off() {
     let faults = from_environment("HOOKSTREAM_FAULTS").unwrap_or(12);
     let seed = from_environment("HOOKSTREAM_SEED").unwrap_or_else(rand::random);
     println!("HOOKSTREAM_SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let mut nats = Nats::start(3, "", "");
     let (balancer, end) = (Arc::new(Balancer::default()), Arc::new(Mutex::new(None)));
-    let mut replicas = Vec::new();
+    let (mut links, mut replicas) = (Vec::new(), Vec::new());
     for number in 0..2 {
-        let service = new_replica(&nats).await;
+        let mut to_servers = Vec::new();
+        for server in 0..3 {
+            to_servers.push(Link::to(nats.port_of(server)).await);
+        }
+        let directory = Arc::new(tempfile::tempdir().unwrap());
+        let service = tokio::task::block_in_place(|| replica_through(&to_servers, directory));
+        let service = with_endpoint(service).await;
         balancer.set(number, Some(&service));
         replicas.push(Some(service));
+        links.push(to_servers);
     }
     let seen_by_all = Arc::new(Seen {
         history: Mutex::default(),
@@ -372,14 +400,30 @@ async fn i1_i3_i4_i6_hold_whichever_replica_or_server_is_killed() {
     for _ in 0..faults {
         tokio::time::sleep(Duration::from_millis(random.random_range(100..1500))).await;
         let dead = Duration::from_millis(random.random_range(0..2000));
-        if random.random_bool(0.5) {
+        let fault = random.random_range(0..6);
+        if fault < 3 {
             let number = random.random_range(0..replicas.len());
+            let service = replicas[number].take().unwrap();
             balancer.set(number, None);
-            let directory = replicas[number].take().unwrap().kill();
+            let directory = match fault {
+                0 | 1 => service.kill(),
+                _ => tokio::task::block_in_place(|| service.drain()),
+            };
             tokio::time::sleep(dead).await;
-            let service = tokio::task::block_in_place(|| replica(&nats, directory));
+            let service = tokio::task::block_in_place(|| replica_through(&links[number], directory));
             balancer.set(number, Some(&service));
             replicas[number] = Some(service);
+        } else if fault == 3 {
+            // From all servers, or from one of them.
+            let cut = &links[random.random_range(0..links.len())];
+            let cut = if random.random_bool(0.5) {
+                &cut[..]
+            } else {
+                &cut[..1]
+            };
+            cut.iter().for_each(|link| link.set_cut(true));
+            tokio::time::sleep(2 * dead).await;
+            cut.iter().for_each(|link| link.set_cut(false));
         } else {
             let number = random.random_range(0..3);
             nats.kill_server(number);

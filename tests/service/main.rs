@@ -25,6 +25,7 @@ mod harness;
 mod heygen;
 mod identity;
 mod ingress;
+mod link;
 mod moving;
 #[path = "../support/nats.rs"]
 mod nats;

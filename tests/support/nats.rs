@@ -71,7 +71,7 @@ impl Nats {
             );
             if count > 1 {
                 text += &format!(
-                    "cluster {{ name: c, listen: 127.0.0.1:{}, routes: [{}] }}\n",
+                    "cluster {{ name: c, listen: 127.0.0.1:{}, routes: [{}], no_advertise: true }}\n",
                     routes[number],
                     all_routes.join(", ")
                 );
@@ -103,6 +103,12 @@ impl Nats {
     /// One server.
     pub fn url_of(&self, number: usize) -> String {
         format!("nats://127.0.0.1:{}", self.servers[number].port)
+    }
+
+    /// The port of one server.
+    #[allow(dead_code, reason = "not all who start servers put something in between")]
+    pub fn port_of(&self, number: usize) -> u16 {
+        self.servers[number].port
     }
 
     /// Where they keep what they keep.

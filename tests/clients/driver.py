@@ -36,6 +36,7 @@ CLIENTS = {
     "php-grpc-web": ["php/run"],
     "go": ["go/run"],
     "java": ["java/run"],
+    "kotlin": ["kotlin/run"],
     "cpp": ["cpp/run"],
 }
 # What is run for each example.

@@ -37,6 +37,7 @@ CLIENTS = {
     "go": ["go/run"],
     "java": ["java/run"],
     "kotlin": ["kotlin/run"],
+    "scala": ["scala/run"],
     "cpp": ["cpp/run"],
 }
 # What is run for each example.

@@ -69,7 +69,8 @@ class Client(address: String):
     HookstreamServiceGrpc.blockingStub(Grpc.newChannelBuilder(address, InsecureChannelCredentials.create()).build())
 
   private def createEndpoint(order: Value): Obj =
-    val answer = hooks.manageEndpoint(ManageEndpointRequest().withCreate(ManageEndpointRequest.Create(order.text("name"))))
+    val create = ManageEndpointRequest.Create(order.text("name"))
+    val answer = hooks.manageEndpoint(ManageEndpointRequest().withCreate(create))
     Obj("secret" -> answer.getCreate.secret)
 
   /** Follows a filter up to the event about an entity, over lost connections and restarts of the service. */

@@ -36,6 +36,9 @@ CLIENTS = {
     "php-grpc-web": ["php/run"],
     "go": ["go/run"],
     "java": ["java/run"],
+    "kotlin": ["kotlin/run"],
+    "scala": ["scala/run"],
+    "cpp": ["cpp/run"],
 }
 # What is run for each example.
 EXAMPLES = {
@@ -47,7 +50,7 @@ EXAMPLES = {
     "example-rust": "examples/rust/src/main.rs",
 }
 # Written, and not compiled by anybody yet: run only if they are named.
-UNTRIED = {"go", "java", "example-go", "example-java", "example-rust"}
+UNTRIED = {"example-rust"}
 
 
 def write_interface(directory):
@@ -157,10 +160,36 @@ def tables(clients, examples):
     return "\n".join(found)
 
 
+def page(clients, examples, directory):
+    """The same for readers of the book, as a page in this directory: without times, and with links to the sources."""
+
+    def link(text, path):
+        return f"[{text}]({os.path.relpath(path, directory)})"
+
+    points = table(["point", "what the client does"], [[name, point.__doc__] for name, point in POINTS.items()])
+    client_rows = [
+        [link(name, HERE / CLIENTS[name][0].removesuffix("/run")), library, *outcomes.values()]
+        for name, (library, outcomes, _) in clients.items()
+    ]
+    example_rows = [[link(EXAMPLES[name], ROOT / EXAMPLES[name]), passed] for name, passed in examples.items()]
+    return f"""\
+# Clients
+
+Look up which gRPC libraries are known to work. A program made with each goes through the same ten points, with stubs from
+an interface without `batch.finished`, as if they were older than the service. This page is written by that run:
+`tests/clients/run --table docs/reference/clients.md`.
+
+{points}
+{table(["client", "library", *POINTS], client_rows)}
+The examples work a subscription while the service is killed and drained, and handle each event once:
+
+{table(["example", "works"], example_rows)}"""
+
+
 def main():
     parser = argparse.ArgumentParser(description="Takes clients in several languages through one script.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join([*CLIENTS, *EXAMPLES])}")
-    parser.add_argument("--table", type=pathlib.Path, metavar="FILE", help="write the tables there, as Markdown")
+    parser.add_argument("--table", type=pathlib.Path, metavar="FILE", help="write the page of the book there")
     arguments = parser.parse_args()
     names = arguments.names or [name for name in (*CLIENTS, *EXAMPLES) if name not in UNTRIED]
     if unknown := set(names) - set(CLIENTS) - set(EXAMPLES):
@@ -169,7 +198,7 @@ def main():
     examples = run_examples([name for name in names if name in EXAMPLES])
     print(f"\n{tables(clients, examples)}")
     if arguments.table is not None:
-        arguments.table.write_text(tables(clients, examples))
+        arguments.table.write_text(page(clients, examples, arguments.table.resolve().parent))
     outcomes = [passed for _, points, _ in clients.values() for passed in points.values()]
     outcomes += examples.values()
     print(f"{outcomes.count(True)} passed, {outcomes.count(False)} failed")

@@ -87,11 +87,13 @@ class Script:
             self.sender.deliver("avatar_video.success", {"video_id": entity})
 
     def creates_an_endpoint(self):
+        """Creates an endpoint; deliveries signed with its secret are accepted."""
         secret = self.client.ask("create_endpoint", name="videos")["secret"]
         self.sender = Sender(self.server, "videos", secret)
         self.deliver("created")
 
     def subscribes_with_a_filter(self):
+        """Follows new events by patterns of their types, and gets no others."""
         self.follow("second", ["avatar_video.*", "*.fail"])
         self.sender.deliver("avatar_video_gif.success", {"video_id": "filtered"})
         self.deliver("first")
@@ -100,6 +102,7 @@ class Script:
         self.client.see("done")
 
     def receives_typed_events(self):
+        """Reads typed payloads, text that is not ASCII, the signed bytes and numbers beyond 2^53 as they were sent."""
         self.follow("other")
         bodies = [
             self.sender.deliver(
@@ -125,6 +128,7 @@ class Script:
         expect(all(event.sequence > LARGE_NUMBER for event in kept), True)
 
     def goes_on_after_a_kill(self):
+        """Goes on from its cursor while the service is killed three times: no event is missed, none comes twice."""
         self.follow("before")
         self.deliver("before")
         self.see_events("before")
@@ -157,6 +161,7 @@ class Script:
         expect(len(kept) - 2, load.count())
 
     def lists_pages(self):
+        """Lists what is stored, page by page."""
         videos = [f"page-{number}" for number in range(7)]
         for video in videos:
             self.sender.deliver("avatar_video_caption.success", {"video_id": video})
@@ -166,6 +171,7 @@ class Script:
         expect(pages, [videos[:3], videos[3:6], videos[6:]])
 
     def awaits(self):
+        """Waits for one event: in vain, for one that is there already, and for one that comes after the call."""
         refusal, metadata = self.client.refused("await_event", endpoint="videos", entity_id="awaited", timeout_ms=100)
         expect(refusal, ("DEADLINE_EXCEEDED", "NO_EVENT_IN_TIME", []))
         self.deliver("another", "awaited")
@@ -178,6 +184,7 @@ class Script:
         expect(self.client.see("done")["event"]["payload"], "avatar_video_fail")
 
     def works_a_subscription(self):
+        """Works a subscription: done, retried and rejected to the dead letters; then its stream ends."""
         self.client.ask("create_subscription", name="work", endpoint="videos", retry_delay_ms=100)
         self.sender.deliver("avatar_video.success", {"video_id": "good"})
         self.sender.deliver("avatar_video.fail", {"video_id": "bad"})
@@ -204,6 +211,7 @@ class Script:
             until("the stream has ended", lambda: status_of(stub, "work").connected_streams == 0)
 
     def survives_what_it_does_not_know(self):
+        """Gets events of types, and with fields, that its stubs do not know, and what is in them."""
         self.follow("more")
         self.sender.deliver(
             "galaxy.unknown", {"id": "unknown", "extra": "a field of tomorrow"}, envelope_of_tomorrow=[1]
@@ -220,6 +228,7 @@ class Script:
         )
 
     def sees_errors_with_their_details(self):
+        """Reads the code, the reason and the invalid fields of refusals."""
         found, _ = self.client.refused("list", endpoint="videos", event_types=["*.fail", "Avatar*"], page_size=1)
         expect(found, ("INVALID_ARGUMENT", "INVALID_FIELD", ["filter.event_types[1]"]))
         found, _ = self.client.refused("get", id=self.foreign.id)
@@ -231,6 +240,7 @@ class Script:
         expect((error["code"], error["reason"]), ("FAILED_PRECONDITION", "CURSOR_OF_ANOTHER_LOG"))
 
     def crosses_a_drain(self):
+        """Is told of a drain, and goes on with the service that comes after it."""
         self.follow("after the drain")
         self.deliver("before the drain")
         [event] = self.see_events("before the drain")

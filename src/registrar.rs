@@ -11,7 +11,7 @@ mod tests;
 mod watch;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -48,6 +48,8 @@ pub struct Registrar {
     reconciler: Option<Arc<Reconciler>>,
     /// One operation at a time for each endpoint.
     busy: Mutex<HashMap<EndpointName, Weak<tokio::sync::Mutex<()>>>>,
+    /// Endpoints whose operation this process was at and did not bring to its end.
+    unfinished: Mutex<HashSet<EndpointName>>,
     states: Family<StateLabel, Gauge>,
 }
 
@@ -142,6 +144,7 @@ impl Registrar {
             clock,
             reconciler,
             busy: Mutex::default(),
+            unfinished: Mutex::default(),
             states,
         }
     }

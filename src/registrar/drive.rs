@@ -20,7 +20,15 @@ type Settled<T> = Result<T, ApiError>;
 impl Registrar {
     /// Does what is pending. The caller holds the endpoint's lock.
     pub(super) async fn drive(&self, name: &EndpointName) -> Result<Arc<Endpoint>, RegistrarError> {
+        self.unfinished.lock().insert(name.clone());
         let driven = self.drive_to_end(name).await;
+        if self
+            .endpoints
+            .get(name)
+            .is_none_or(|endpoint| endpoint.pending().is_none())
+        {
+            self.unfinished.lock().remove(name);
+        }
         self.count_states();
         driven
     }

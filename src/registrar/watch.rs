@@ -52,12 +52,17 @@ impl Registrar {
     /// Tries again what is pending, unless another replica may be at it.
     async fn go_on(&self, lease: &Lease) {
         let now = self.clock.now();
-        let is_elsewhere = |pending: &Pending| {
+        let is_elsewhere = |endpoint: &Endpoint, pending: &Pending| {
             let age = now.duration_since(pending.key_made_at).unsigned_abs();
-            lease.is_shared() && age < limits::PENDING_ELSEWHERE_PATIENCE
+            lease.is_shared()
+                && age < limits::PENDING_ELSEWHERE_PATIENCE
+                && !self.unfinished.lock().contains(&endpoint.name)
         };
         for endpoint in self.ours() {
-            if endpoint.pending().is_some_and(|pending| !is_elsewhere(pending)) {
+            if endpoint
+                .pending()
+                .is_some_and(|pending| !is_elsewhere(&endpoint, pending))
+            {
                 let _one_at_a_time = self.lock(&endpoint.name).await;
                 // A failure is logged where it happens, and stays with the endpoint.
                 let _ = self.drive(&endpoint.name).await;

@@ -27,17 +27,14 @@ use tempfile::TempDir;
 use crate::{
     crash::{History, seen, violations},
     harness::{
-        Client, FREE_PORTS, Hookstream, Sender, after, binary, body, from_environment, from_start, http,
-        manage, reason, until,
+        Client, FREE_PORTS, Hookstream, SEALING_KEY, Sender, after, binary, body, from_environment,
+        from_start, http, manage, reason, until,
     },
     link::Link,
     nats::Nats,
 };
 
 const SECRET: &str = "whsec_the_same_at_every_replica";
-
-/// A key that all replicas seal with.
-pub const SEALING_KEY: &str = "aG9va3N0cmVhbSBzZWFsaW5nIGtleSBvZiB0ZXN0cyE=";
 
 /// A replica in this directory.
 pub fn replica(nats: &Nats, directory: Arc<TempDir>) -> Hookstream {

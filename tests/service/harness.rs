@@ -38,6 +38,9 @@ use tonic_types::StatusExt;
 
 pub type Client = HookstreamServiceClient<Channel>;
 
+/// A key that all replicas seal with.
+pub const SEALING_KEY: &str = "aG9va3N0cmVhbSBzZWFsaW5nIGtleSBvZiB0ZXN0cyE=";
+
 /// How long anything may take that is expected to happen.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -101,6 +104,16 @@ impl Hookstream {
             if !flags.contains(&listener) {
                 command.args([listener, "127.0.0.1:0"]);
             }
+        }
+        // What holds for one engine has to hold for the other: HOOKSTREAM_TEST_NATS names servers for it.
+        if let Ok(servers) = std::env::var("HOOKSTREAM_TEST_NATS")
+            && !flags.contains(&"--log")
+        {
+            let name = directory.path().file_name().unwrap().to_str().unwrap();
+            command
+                .args(["--log", "jetstream", "--jetstream-url", &servers])
+                .args(["--jetstream-stream", &name.replace('.', "t")])
+                .env("HOOKSTREAM_SEALING_KEY", SEALING_KEY);
         }
         command.args(["--log-format", "json"]).args(flags).envs(variables);
         let mut child = command

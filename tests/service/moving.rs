@@ -10,8 +10,7 @@ use tempfile::TempDir;
 use tonic::Code;
 
 use crate::{
-    cluster::SEALING_KEY,
-    harness::{Hookstream, after, body, reason, run},
+    harness::{Hookstream, SEALING_KEY, after, body, reason, run},
     nats::Nats,
 };
 

@@ -24,7 +24,7 @@ use tonic::{Code, Request, Status};
 
 use crate::{
     cluster::{replica, replica_with},
-    harness::{Hookstream, body, from_start, manage, reason, until},
+    harness::{Hookstream, SEALING_KEY, body, from_start, manage, reason, until},
     nats::Nats,
 };
 
@@ -322,7 +322,7 @@ fn a_replica_with_another_sealing_key_does_not_start_and_says_which_it_needs() {
     );
     assert!(refused.contains("--previous-sealing-key-file"), "{refused}");
     // With the key before beside it, it starts, and seals anew: from then on the new one is enough.
-    let previous = ("HOOKSTREAM_PREVIOUS_SEALING_KEY", crate::cluster::SEALING_KEY);
+    let previous = ("HOOKSTREAM_PREVIOUS_SEALING_KEY", SEALING_KEY);
     let key = ("HOOKSTREAM_SEALING_KEY", other_key);
     let directory = || Arc::new(tempfile::tempdir().unwrap());
     let rotated = replica_with(&nats, directory(), &[], &[key, previous]);

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use data_encoding::HEXLOWER;
 use jiff::Timestamp;
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
@@ -54,27 +53,13 @@ impl SharedTokenStore {
 
 impl TokenStore for SharedTokenStore {
     fn follow(&self, listener: TokenListener) -> Result<(), StoreError> {
-        // The first that cannot be read, until all are known.
-        let found = Arc::new(Mutex::new(Some(Ok(()))));
-        let finds = Arc::clone(&found);
         let listener = move |Change { key, revision, value }: Change| {
-            let read = || -> Result<_, StoreError> {
-                let name: TokenName = key.parse()?;
-                let token = value.map(|value| decode(&name, &value, revision));
-                Ok((name, token.transpose()?))
-            };
-            match (read(), &mut *finds.lock()) {
-                (Ok((name, token)), _) => listener(name, token),
-                (Err(error), Some(finds)) => *finds = Err(error),
-                (Err(error), None) => tracing::error!(
-                    token = key,
-                    error,
-                    "a token that another replica stored cannot be read; it stays as it was here"
-                ),
-            }
+            let name: TokenName = key.parse()?;
+            let token = value.map(|value| decode(&name, &value, revision));
+            listener(name, token.transpose()?);
+            Ok(())
         };
-        self.runtime.block_on(self.bucket.follow(&self.tasks, listener))?;
-        found.lock().take().unwrap_or(Ok(()))
+        self.runtime.block_on(self.bucket.follow(&self.tasks, listener))
     }
 
     fn save(&self, token: &Token) -> Result<(), StoreError> {

@@ -63,37 +63,21 @@ impl SharedEndpointStore {
 impl EndpointStore for SharedEndpointStore {
     fn follow(&self, listener: EndpointListener) -> Result<(), StoreError> {
         let keys = self.keys.clone();
-        // What was found before all endpoints are known: those not sealed under the current key, or the first that cannot
-        // be read.
-        let found = Arc::new(Mutex::new(Some(Ok(Vec::new()))));
-        let finds = Arc::clone(&found);
+        // Those that are not sealed under the current key, until all are known.
+        let stale = Arc::new(Mutex::new(Some(Vec::new())));
+        let finds = Arc::clone(&stale);
         let listener = move |Change { key, revision, value }: Change| {
-            let read = || -> Result<_, StoreError> {
-                let name: EndpointName = key.parse()?;
-                let endpoint = value.map(|value| decode(&name, &value, revision, &keys));
-                Ok((name, endpoint.transpose()?))
-            };
-            let (read, mut finds) = (read(), finds.lock());
-            match (read, &mut *finds) {
-                (Ok((name, endpoint)), finds) => {
-                    if let (Some(Ok(stale)), Some((endpoint, false))) = (finds, &endpoint) {
-                        stale.push(endpoint.clone());
-                    }
-                    listener(name, endpoint.map(|(endpoint, _)| endpoint));
-                }
-                (Err(error), Some(finds)) => *finds = Err(error),
-                (Err(error), None) => {
-                    let error = anyhow::Error::from_boxed(error);
-                    tracing::error!(
-                        endpoint = key,
-                        error = format!("{error:#}"),
-                        "an endpoint that another replica stored cannot be read; it stays as it was here"
-                    );
-                }
+            let name: EndpointName = key.parse()?;
+            let endpoint = value.map(|value| decode(&name, &value, revision, &keys));
+            let endpoint = endpoint.transpose()?;
+            if let (Some(finds), Some((endpoint, false))) = (&mut *finds.lock(), &endpoint) {
+                finds.push(endpoint.clone());
             }
+            listener(name, endpoint.map(|(endpoint, _)| endpoint));
+            Ok(())
         };
         self.runtime.block_on(self.bucket.follow(&self.tasks, listener))?;
-        let stale: Vec<Endpoint> = found.lock().take().transpose()?.unwrap_or_default();
+        let stale: Vec<Endpoint> = stale.lock().take().unwrap_or_default();
         for endpoint in &stale {
             match self.save(endpoint) {
                 // Another replica was faster.

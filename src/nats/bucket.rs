@@ -15,7 +15,7 @@ use async_nats::{
 };
 use bytes::Bytes;
 use futures_util::StreamExt;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use super::{Declaration, Nats, NatsError};
 use crate::{
@@ -56,12 +56,33 @@ impl Bucket {
     }
 
     /// Tells `listener` of every key there is, before it returns, and of every change from then on, in order. What is
-    /// there may be told again. One listener at a time: what it was told of is what changes wait for.
+    /// there may be told again. One listener at a time: what it was told of is what changes wait for. What it cannot read is an
+    /// error before all keys are known; later it is logged.
     pub async fn follow(
         self: &Arc<Self>,
         tasks: &Tasks,
-        listener: impl FnMut(Change) + Send + 'static,
+        mut listener: impl FnMut(Change) -> Result<(), StoreError> + Send + 'static,
     ) -> Result<(), StoreError> {
+        let (unreadable, mut first_unreadable) = oneshot::channel();
+        let mut unreadable = Some(unreadable);
+        let name = self.store.name.clone();
+        let listener = move |change: Change| {
+            let key = change.key.clone();
+            let Err(error) = listener(change) else { return };
+            let nobody_asks = match unreadable.take() {
+                Some(unreadable) => unreadable.send(error).err(),
+                None => Some(error),
+            };
+            if let Some(error) = nobody_asks {
+                let error = format!("{:#}", anyhow::Error::from_boxed(error));
+                tracing::error!(
+                    bucket = name,
+                    key,
+                    error,
+                    "what another replica stored cannot be read; it stays as it was here"
+                );
+            }
+        };
         let state = self.store.stream.get_info().await?.state;
         let newest = if state.messages == 0 {
             0
@@ -72,7 +93,8 @@ impl Bucket {
         tasks.spawn(async move {
             stop.run_until_cancelled(bucket.tell(listener)).await;
         });
-        self.wait(newest).await
+        self.wait(newest).await?;
+        first_unreadable.try_recv().map_or(Ok(()), Err)
     }
 
     async fn tell(&self, mut listener: impl FnMut(Change)) {

@@ -27,6 +27,8 @@ mod memory;
 mod meter;
 #[path = "../../tests/support/nats.rs"]
 mod nats;
+#[path = "../../tests/support/port.rs"]
+mod port;
 mod replay;
 mod stage;
 mod subscription;

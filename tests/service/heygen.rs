@@ -3,7 +3,6 @@
 
 use std::{
     collections::HashMap,
-    net::TcpListener,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -26,6 +25,7 @@ use tonic::{Code, Status};
 
 use crate::{
     harness::{Hookstream, PATIENCE, Sender, binary, manage, reason, until},
+    port::Port,
     schemas,
 };
 
@@ -36,7 +36,7 @@ const NAME: &str = "prod";
 struct World {
     heygen: StandIn,
     directory: Arc<TempDir>,
-    ingress: String,
+    ingress: Arc<Port>,
     flags: Vec<&'static str>,
     api_key: &'static str,
 }
@@ -49,11 +49,10 @@ impl World {
             ..settings
         };
         // HeyGen keeps the URL, so every process has to come back to one port.
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         Self {
             heygen: StandIn::start(settings).await.unwrap(),
             directory: Arc::new(tempfile::tempdir().unwrap()),
-            ingress: port.to_string(),
+            ingress: Arc::new(Port::reserve()),
             // A grace that is long enough for a delivery that is neither lost nor late.
             flags: vec![
                 "--heygen-check-interval",
@@ -69,7 +68,8 @@ impl World {
 
     fn serve(&self) -> Hookstream {
         let base = self.heygen.base_url();
-        let mut flags = vec!["--heygen-api-base", &base, "--ingress-listen", &self.ingress];
+        let ingress = self.ingress.address().to_string();
+        let mut flags = vec!["--heygen-api-base", &base, "--ingress-listen", &ingress];
         flags.extend(&self.flags);
         let variables = HashMap::from([("HOOKSTREAM_HEYGEN_API_KEY", self.api_key.to_owned())]);
         Hookstream::start_in(Arc::clone(&self.directory), &flags, &variables)
@@ -199,7 +199,7 @@ async fn a_shell_registers_an_endpoint_with_its_patterns_spelled_out() {
     assert_eq!(registrations.len(), 1);
     assert_eq!(
         registrations[0].url,
-        format!("http://{}/webhooks/{NAME}", world.ingress)
+        format!("http://{}/webhooks/{NAME}", world.ingress.address())
     );
     let mut events = registrations[0].events.clone().unwrap();
     events.sort_unstable();
@@ -532,7 +532,7 @@ async fn heygen_out_of_reach_leaves_an_endpoint_pending_and_it_is_registered_whe
 async fn two_processes_that_register_one_name_at_once_do_not_both_keep_it() {
     let world = World::start(Settings::default()).await;
     let base = world.heygen.base_url();
-    let url = format!("http://{}", world.ingress);
+    let url = format!("http://{}", world.ingress.address());
     let flags = ["--heygen-api-base", &base, "--public-url", &url];
     let variables = HashMap::from([("HOOKSTREAM_HEYGEN_API_KEY", API_KEY.to_owned())]);
     let start = || Hookstream::start_in(Arc::new(tempfile::tempdir().unwrap()), &flags, &variables);

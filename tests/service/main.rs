@@ -29,6 +29,8 @@ mod link;
 mod moving;
 #[path = "../support/nats.rs"]
 mod nats;
+#[path = "../support/port.rs"]
+mod port;
 mod process;
 #[path = "../schemas/requests.rs"]
 mod schemas;

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     fs,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     os::unix::fs::PermissionsExt,
     path::Path,
     process::{Command, Output},
@@ -35,6 +35,7 @@ use tokio::{
 use crate::{
     authority::Authority,
     harness::{FREE_PORTS, Hookstream, PATIENCE, binary, files, finish, manage, run},
+    port::Port,
 };
 
 /// Texts that are in bodies, one of them in `contact_info`: they may be in the log's files and nowhere else.
@@ -124,7 +125,7 @@ fn files_below(directory: &Path) -> Vec<Place> {
 struct Run {
     directory: Arc<TempDir>,
     heygen: StandIn,
-    ingress: SocketAddr,
+    ingress: Port,
     http: reqwest::Client,
     secrets: Hidden,
     told: Vec<Place>,
@@ -150,7 +151,7 @@ impl Run {
             directory: Arc::new(tempfile::tempdir().unwrap()),
             heygen: StandIn::start(settings).await.unwrap(),
             // HeyGen keeps the URL, so the second process has to come back to it.
-            ingress: TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap(),
+            ingress: Port::reserve(),
             http: reqwest::Client::builder().timeout(PATIENCE).build().unwrap(),
             secrets,
             told: Vec::new(),
@@ -164,7 +165,7 @@ impl Run {
             flags: [
                 ("--sealing-key-file", &*self.file("first.key", key)),
                 ("--heygen-api-base", &self.heygen.base_url()),
-                ("--ingress-listen", &self.ingress.to_string()),
+                ("--ingress-listen", &self.ingress.address().to_string()),
                 ("--reconcile-interval", "none"),
                 ("--reconcile-grace", "0s"),
             ]
@@ -232,7 +233,7 @@ impl Run {
     async fn post(&mut self, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> u16 {
         let mut request = self
             .http
-            .post(format!("http://{}{path}", self.ingress))
+            .post(format!("http://{}{path}", self.ingress.address()))
             .body(body);
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -385,7 +386,7 @@ impl Run {
         ] {
             assert_eq!(self.post(&path, &[], private_body(12)).await, status, "{path}");
         }
-        malformed_over_http2(self.ingress, &format!("/callbacks/local/{token} ")).await;
+        malformed_over_http2(self.ingress.address(), &format!("/callbacks/local/{token} ")).await;
         token
     }
 

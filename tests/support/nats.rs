@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -12,6 +12,8 @@ use std::{
 
 use tempfile::TempDir;
 
+use super::port::Port;
+
 /// Servers of one cluster, or one by itself. They end with this.
 pub struct Nats {
     servers: Vec<Server>,
@@ -19,7 +21,9 @@ pub struct Nats {
 }
 
 struct Server {
-    port: u16,
+    port: Port,
+    /// Where the others of the cluster reach it.
+    _route: Port,
     config: PathBuf,
     log: PathBuf,
     process: Option<Child>,
@@ -42,43 +46,35 @@ fn program() -> PathBuf {
     }
 }
 
-fn free_ports(count: usize) -> Vec<u16> {
-    let listeners: Vec<_> = (0..count)
-        .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
-        .collect();
-    listeners
-        .iter()
-        .map(|listener| listener.local_addr().unwrap().port())
-        .collect()
-}
-
 impl Nats {
     /// Starts so many servers, a cluster if more than one. `jetstream` is more of their `jetstream` block, `settings` are more
     /// lines of their configuration.
     pub fn start(count: usize, jetstream: &str, settings: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let (ports, routes) = (free_ports(count), free_ports(count));
+        let routes: Vec<_> = (0..count).map(|_| Port::reserve()).collect();
         let all_routes: Vec<_> = routes
             .iter()
-            .map(|port| format!("nats://127.0.0.1:{port}"))
+            .map(|route| format!("nats://{}", route.address()))
             .collect();
-        let servers = (0..count).map(|number| {
+        let all_routes = all_routes.join(", ");
+        let servers = routes.into_iter().enumerate().map(|(number, route)| {
+            let port = Port::reserve();
             let store = directory.path().join(format!("store{number}"));
             let config = directory.path().join(format!("server{number}.conf"));
             let mut text = format!(
-                "server_name: n{number}\nlisten: 127.0.0.1:{}\njetstream {{ store_dir: {store:?}, {jetstream} }}\n{settings}\n",
-                ports[number]
+                "server_name: n{number}\nlisten: {}\njetstream {{ store_dir: {store:?}, {jetstream} }}\n{settings}\n",
+                port.address()
             );
             if count > 1 {
                 text += &format!(
-                    "cluster {{ name: c, listen: 127.0.0.1:{}, routes: [{}], no_advertise: true }}\n",
-                    routes[number],
-                    all_routes.join(", ")
+                    "cluster {{ name: c, listen: {}, routes: [{all_routes}], no_advertise: true }}\n",
+                    route.address()
                 );
             }
             fs::write(&config, text).unwrap();
             Server {
-                port: ports[number],
+                port,
+                _route: route,
                 config,
                 log: directory.path().join(format!("server{number}.log")),
                 process: None,
@@ -102,13 +98,13 @@ impl Nats {
 
     /// One server.
     pub fn url_of(&self, number: usize) -> String {
-        format!("nats://127.0.0.1:{}", self.servers[number].port)
+        format!("nats://{}", self.servers[number].port.address())
     }
 
     /// The port of one server.
     #[allow(dead_code, reason = "not all who start servers put something in between")]
     pub fn port_of(&self, number: usize) -> u16 {
-        self.servers[number].port
+        self.servers[number].port.address().port()
     }
 
     /// Where they keep what they keep.
@@ -139,11 +135,11 @@ impl Nats {
                     program.display()
                 )
             });
-        server.process = Some(process);
+        let process = server.process.insert(process);
         let deadline = Instant::now() + Duration::from_secs(20);
-        while TcpStream::connect(("127.0.0.1", server.port)).is_err() {
+        while TcpStream::connect(server.port.address()).is_err() {
             assert!(
-                Instant::now() < deadline,
+                Instant::now() < deadline && process.try_wait().unwrap().is_none(),
                 "nats-server does not listen: {}",
                 fs::read_to_string(&server.log).unwrap_or_default()
             );

@@ -186,6 +186,8 @@ async fn run(engine: Engine, schedule: Vec<Step>) {
 fn any_schedule_has_the_twins_of_the_model(make: fn() -> Engine) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let config = ProptestConfig::with_cases(48);
+    // What the engines share is started once for all of them.
+    let _shared = make();
     proptest!(config, |(schedule in schedules())| runtime.block_on(run(make(), schedule)));
 }
 

@@ -6,6 +6,7 @@
 //! | the operator's token, from the configuration | a digest in memory | everything |
 //! | a token that was made here | its SHA-256 | the scopes and the part of the events it was made with |
 //! | a client certificate | one of its names | the same, for a token made for that name |
+//! | the word of another replica | nothing | whom that replica knows the caller to be |
 //!
 //! Without an operator's token whoever presents nothing may do everything: that is how a service that listens on loopback
 //! alone starts. What is presented must be right in either case.
@@ -15,6 +16,7 @@ mod scope;
 pub mod shared;
 pub mod sqlite;
 mod token;
+mod voucher;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -23,7 +25,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, header::AUTHORIZATION};
+use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
 use jiff::Timestamp;
 use parking_lot::RwLock;
 
@@ -31,6 +33,7 @@ pub use self::{
     identity::{Caller, Identity, OverQuota},
     scope::{Scope, Scopes, UnknownScope},
     token::{Credential, InvalidTokenName, Token, TokenDigest, TokenName},
+    voucher::{HEADER as VOUCHER_HEADER, NotVouched, Vouchers},
 };
 use crate::{
     clock::Clock,
@@ -56,6 +59,8 @@ pub struct Presented<'a> {
     pub token: Option<&'a str>,
     /// A certificate that the connection proved.
     pub certificate: Option<&'a ClientCertificate>,
+    /// What another replica says of a caller of its own.
+    pub voucher: Option<&'a [u8]>,
     /// Where it comes from.
     pub address: Option<SocketAddr>,
 }
@@ -66,6 +71,7 @@ impl<'a> Presented<'a> {
         Ok(Self {
             token: bearer(headers)?,
             certificate: peer.and_then(|peer| peer.certificate.as_deref()),
+            voucher: headers.get(voucher::HEADER).map(HeaderValue::as_bytes),
             address: peer.map(|peer| peer.address),
         })
     }
@@ -99,6 +105,9 @@ pub enum Unauthenticated {
     /// It was known once.
     #[error("the token {0} has expired")]
     Expired(String),
+    /// What claims to be another replica is not believed.
+    #[error("the word of another replica is not believed: {0}")]
+    NotVouched(#[from] NotVouched),
 }
 
 /// What a token is made of.
@@ -160,6 +169,8 @@ pub struct Access {
     /// The operator, and the digest of its token.
     operator: Option<(TokenDigest, Arc<Identity>)>,
     anonymous: Arc<Identity>,
+    /// How other replicas are believed, where there may be some.
+    vouchers: Option<Vouchers>,
     known: Arc<RwLock<Known>>,
     /// Held over a change and its storing.
     changing: tokio::sync::Mutex<()>,
@@ -221,13 +232,46 @@ impl Access {
             clock,
             operator,
             anonymous: Arc::new(Identity::unlimited(ANONYMOUS)),
+            vouchers: None,
             known,
             changing: tokio::sync::Mutex::default(),
         })
     }
 
+    /// Believes other replicas, too.
+    pub fn with_vouchers(self, vouchers: Vouchers) -> Self {
+        Self {
+            vouchers: Some(vouchers),
+            ..self
+        }
+    }
+
+    /// Whom another replica vouches for.
+    fn vouched(&self, voucher: &[u8]) -> Result<Caller, Unauthenticated> {
+        let vouchers = self.vouchers.as_ref().ok_or(NotVouched::Alone)?;
+        let name = vouchers.open(voucher)?;
+        let identity = match (name.as_str(), &self.operator) {
+            (OPERATOR, Some((_, operator))) => Arc::clone(operator),
+            (OPERATOR | ANONYMOUS, _) => Arc::clone(&self.anonymous),
+            (name, _) => {
+                let known = self.known.read();
+                let token = name
+                    .parse()
+                    .ok()
+                    .and_then(|name: TokenName| known.tokens.get(&name));
+                let identity = token.and_then(|token| known.identities.get(&token.credential));
+                Arc::clone(identity.ok_or(Unauthenticated::UnknownToken)?)
+            }
+        };
+        let valid_until = identity.expires_at;
+        Ok(Caller::vouched(identity, valid_until, self.clock.clone()))
+    }
+
     /// Who presents this. A token outranks a certificate, because it was chosen for the call.
     pub fn authenticate(&self, presented: Presented<'_>) -> Result<Caller, Unauthenticated> {
+        if let Some(voucher) = presented.voucher {
+            return self.vouched(voucher);
+        }
         let nobody_is_asked = self.operator.is_none();
         let anonymous = || (Arc::clone(&self.anonymous), None);
         let (identity, valid_until) = match (presented.token, presented.certificate) {

@@ -85,6 +85,10 @@ pub struct Config {
     pub sealing_keys: SealingKeys,
     /// Where events are kept.
     pub log: LogEngine,
+    /// Where other replicas reach this one's gRPC, if that is not where it listens.
+    pub advertise_url: Option<String>,
+    /// Authorities for the certificates of other replicas.
+    pub advertise_ca_file: Option<PathBuf>,
     /// What to keep.
     pub retention: Retention,
     /// How long a drain may take.
@@ -169,6 +173,8 @@ impl Config {
             data_dir: reader.read("data-dir", PathBuf::new(), path),
             sealing_keys,
             log: reader.log(is_sealed),
+            advertise_url: reader.read("advertise-url", None, |text| public_url(text).map(Some)),
+            advertise_ca_file: reader.read("advertise-ca-file", None, |text| path(text).map(Some)),
             retention: Retention {
                 age: reader.read("retention-age", None, |text| optional(text, duration)),
                 size_bytes: reader.read("retention-size", None, |text| {

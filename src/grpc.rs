@@ -11,6 +11,7 @@ mod encoded;
 mod endpoints;
 mod events;
 pub mod proto;
+mod replicas;
 mod status;
 mod subscriptions;
 mod web;
@@ -27,7 +28,6 @@ use prometheus_client::{
 use tonic::{Code, Request, Response, Status, service::Routes};
 use tonic_health::server::HealthReporter;
 
-pub use self::encode::{BadDescriptors, EventEncoder};
 use self::{
     access::TokenManager,
     caller::Call,
@@ -35,12 +35,16 @@ use self::{
     encoded::Encoded,
     endpoints::EndpointManager,
     events::EventReader,
+    replicas::SubscriptionCalls,
     server::{
         access_service_server::{AccessService, AccessServiceServer},
         hookstream_service_server::{HookstreamService, HookstreamServiceServer},
     },
     status::Refusal,
-    subscriptions::SubscriptionManager,
+};
+pub use self::{
+    encode::{BadDescriptors, EventEncoder},
+    replicas::Replicas,
 };
 use crate::{
     access::{Access, Caller, Scope, Unauthenticated},
@@ -50,7 +54,7 @@ use crate::{
     limits,
     origin::AllowedOrigins,
     registrar::Registrar,
-    subscriptions::Subscriptions,
+    subscriptions::ServingReplica,
 };
 
 mod server {
@@ -66,7 +70,7 @@ pub const SERVICE_NAME: &str = "hookstream.v1.HookstreamService";
 pub struct Grpc {
     events: EventReader,
     endpoints: EndpointManager,
-    subscriptions: SubscriptionManager,
+    subscriptions: SubscriptionCalls,
     tokens: TokenManager,
     access: Arc<Access>,
     audit: Audit,
@@ -89,7 +93,8 @@ struct CallLabels {
 }
 
 impl Grpc {
-    /// A service that reads from `hub`, shares events out with `subscriptions`, and manages endpoints, which HeyGen reaches
+    /// A service that reads from `hub`, leaves subscriptions to the replica that is `serving` them, which is asked as `replicas`
+    /// says if it is another, and manages endpoints, which HeyGen reaches
     /// under `public_url`, with `registrar`.
     #[allow(
         clippy::too_many_arguments,
@@ -97,7 +102,8 @@ impl Grpc {
     )]
     pub fn new(
         hub: Arc<Hub>,
-        subscriptions: Arc<Subscriptions>,
+        serving: ServingReplica,
+        replicas: Option<Replicas>,
         registrar: Arc<Registrar>,
         access: Arc<Access>,
         audit: Audit,
@@ -113,7 +119,7 @@ impl Grpc {
         );
         let events = EventReader::new(Arc::clone(&hub));
         Self {
-            subscriptions: SubscriptionManager::new(subscriptions, hub, events.clone(), clock.clone()),
+            subscriptions: SubscriptionCalls::new(serving, replicas, hub, events.clone(), clock.clone()),
             events,
             endpoints: EndpointManager::new(registrar, clock, public_url),
             tokens: TokenManager::new(Arc::clone(&access), audit.clone()),
@@ -176,6 +182,10 @@ impl Grpc {
             Some(Err(refusal)) => Err(refusal),
             None => Err(Unauthenticated::Missing.into()),
         };
+        // The replica that it was called at records and counts it.
+        if caller.is_some_and(Caller::is_vouched) {
+            return result.map(Response::new).map_err(Status::from);
+        }
         if let (Some(target), Some(caller)) = (&call.changes, caller) {
             self.record(&call, caller, target, result.as_ref().err()).await;
         }
@@ -198,7 +208,7 @@ impl Grpc {
                 .unwrap_or_default(),
             action: call.name.to_owned(),
             target: target.chars().take(limits::NAME_BYTES_MAX).collect(),
-            outcome: refusal.map_or("OK", Refusal::reason).to_owned(),
+            outcome: refusal.map_or_else(|| "OK".to_owned(), Refusal::reason),
         };
         self.audit.record(action).await;
     }

@@ -27,7 +27,7 @@
 //! | [`reconcile`] | what HeyGen could not deliver, found in its history |
 //! | [`hub`] | the newest events, encoded once, and who waits for which |
 //! | [`stream`] | one reader: catch up, go live, fall back; knows no gRPC |
-//! | [`subscriptions`] | places that the service keeps, and work that streams share: hand out, acknowledge, hand out again |
+//! | [`subscriptions`] | places that the service keeps, and work that streams share: hand out, acknowledge, hand out again; of several replicas, one does it for all |
 //! | [`grpc`] | the interface of `proto/`, served; the table of statuses |
 //! | [`access`], [`audit`] | who may do what, and who did |
 //! | [`heygen`] | HeyGen's management API, called; knows no endpoint of ours, no storage, no gRPC |
@@ -113,3 +113,10 @@ pub mod subscriptions;
 pub mod tasks;
 pub mod tls;
 pub mod transport;
+
+#[cfg(test)]
+#[path = "../tests/support/nats.rs"]
+mod nats_server;
+#[cfg(test)]
+#[path = "../tests/support/port.rs"]
+mod port;

@@ -195,6 +195,22 @@ pub const LEASE_DURATION: Duration = Duration::from_secs(6);
 pub const LEASE_INTERVAL: Duration = Duration::from_secs(2);
 /// How long a holder that cannot renew it goes on: shorter than it lasts, by a request and then some.
 pub const LEASE_HELD_MAX: Duration = Duration::from_secs(4);
+/// Requests for one change of what replicas share that are under way at once.
+pub const BUCKET_REQUESTS_MAX: usize = 64;
+/// Longest a call waits for a replica that serves the subscriptions: longer than a lease lasts.
+pub const SUBSCRIPTIONS_SERVER_WAIT: Duration = Duration::from_secs(10);
+/// How long a replica waits before it loads subscriptions again that could not be loaded.
+pub const SUBSCRIPTIONS_LOAD_RETRY_DELAY: Duration = Duration::from_secs(1);
+/// Longest the copy of a replica may take until it holds what subscriptions were handed out; then that is held for lost.
+pub const SUBSCRIPTIONS_LOG_WAIT: Duration = Duration::from_secs(60);
+/// Connections to the replica that serves the subscriptions: as many times the streams that one connection may hold.
+pub const REPLICA_CONNECTIONS: usize = 4;
+/// Longest a replica may take to accept a connection of another.
+pub const REPLICA_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often a replica is asked whether it is there, and how long it may take to answer.
+pub const REPLICA_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(3);
+/// How old what one replica says of a caller may be when another reads it: more than their clocks may differ.
+pub const VOUCHER_AGE_MAX: Duration = Duration::from_secs(60);
 /// How long what another replica has begun at HeyGen is left to it.
 pub const PENDING_ELSEWHERE_PATIENCE: Duration = Duration::from_secs(60);
 /// Largest event in a file of events (bytes): more than the largest body makes, raw, as fields and as a Struct.

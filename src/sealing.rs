@@ -208,6 +208,11 @@ impl SealingKey {
     }
 }
 
+/// Whether a stored value is sealed with any key.
+pub fn is_sealed(stored: &[u8]) -> bool {
+    Sealed::of(stored).is_some()
+}
+
 fn secret_of(text: &[u8]) -> Result<Secret, SealingError> {
     let text = std::str::from_utf8(text).map_err(|_| SealingError::Malformed)?;
     Secret::new(text.to_owned()).map_err(|_| SealingError::Malformed)

@@ -1,7 +1,12 @@
 //! The composition root. Owns the wiring of one process, its start and its drain; the one place that names concrete
 //! engines.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
 use tokio::{sync::Notify, time::Instant};
@@ -9,17 +14,17 @@ use tokio_util::sync::CancellationToken;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
-    access::{Access, TokenStore, shared::SharedTokenStore, sqlite::SqliteTokenStore},
+    access::{Access, TokenStore, Vouchers, shared::SharedTokenStore, sqlite::SqliteTokenStore},
     admin::{self, Readiness},
     audit::{Audit, AuditStore, shared::SharedAuditStore, sqlite::SqliteAuditStore},
     clock::Clock,
-    config::{Config, LogEngine},
+    config::{Config, LogEngine, values::is_loopback_url},
     console,
     data_dir::{DataDir, DataDirError},
     endpoints::{EndpointStore, Endpoints, shared::SharedEndpointStore, sqlite::SqliteEndpointStore},
     event::LogId,
     filter::Filter,
-    grpc::{self, EventEncoder, Grpc},
+    grpc::{self, EventEncoder, Grpc, Replicas},
     hub::Hub,
     ingress::Ingress,
     limits,
@@ -29,11 +34,15 @@ use crate::{
         metrics::LogMetrics,
         sqlite::{OpenError, SqliteLog},
     },
-    nats::{Nats, bucket::Bucket, lease::Lease},
+    nats::{
+        Nats,
+        bucket::Bucket,
+        lease::{Lease, Replica},
+    },
     reconcile::Reconciler,
     registrar::Registrar,
     state_db::StoreError,
-    subscriptions::{Subscriptions, sqlite::SqliteSubscriptionStore},
+    subscriptions::{Parts, ServingReplica, Subscriptions, sqlite::SqliteSubscriptionStore},
     tasks::{self, Tasks},
     tls::{Reloader, Tls, TlsError, TlsFiles},
     transport::{
@@ -54,7 +63,7 @@ pub struct Service {
     grpc: Server,
     admin: Server,
     hub: Arc<Hub>,
-    subscriptions: Arc<Subscriptions>,
+    subscriptions: ServingReplica,
     log: Arc<dyn EventLog>,
     draining: CancellationToken,
     reload: Arc<Notify>,
@@ -86,6 +95,23 @@ pub enum StartError {
     /// What is kept where replicas share it.
     #[error("the endpoints and tokens in NATS cannot be read")]
     SharedState(#[source] StoreError),
+    /// Where other replicas reach this one.
+    #[error(
+        "nothing says where other replicas reach this one: it listens on every address, and none is known that leads to {servers}. \
+         Give --advertise-url"
+    )]
+    NoAddress {
+        /// The NATS servers.
+        servers: String,
+    },
+    /// A file of the configuration.
+    #[error("{path} cannot be read")]
+    File {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
     /// A listener.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -126,10 +152,17 @@ impl Service {
         let (log, nats) = open_engine(config, &data_dir, metrics).await?;
         let Stores {
             endpoints,
-            subscriptions,
             tokens,
             audit,
         } = open_stores(config, &data_dir, nats.as_ref(), &tasks).await?;
+        let replica = match &nats {
+            Some(nats) => Some(replica(config, nats, &data_dir, grpc_address).await?),
+            None => None,
+        };
+        let replicas = replica
+            .as_ref()
+            .map(|replica| replicas(config, replica, &clock))
+            .transpose()?;
         let (endpoints, access) = {
             let (operator_token, clock) = (config.operator_token.clone(), clock.clone());
             let load = move || {
@@ -138,6 +171,10 @@ impl Service {
             };
             let loaded = tasks::blocking(load).await?;
             let (endpoints, access) = loaded.map_err(|error| unreadable(&data_dir, nats.as_ref(), error))?;
+            let access = match &replicas {
+                Some(replicas) => access.with_vouchers(replicas.vouchers.clone()),
+                None => access,
+            };
             (Arc::new(endpoints), Arc::new(access))
         };
         let audit = Audit::new(audit, clock.clone());
@@ -145,11 +182,13 @@ impl Service {
 
         let encoder = EventEncoder::new(log.log_id()).map_err(|error| StartError::Interface(error.into()))?;
         let hub = Hub::new(Arc::clone(&log), Arc::new(encoder), &mut registry);
-        let subscriptions = {
-            let (hub, clock) = (Arc::clone(&hub), clock.clone());
-            Subscriptions::load(Arc::new(subscriptions), hub, clock, &mut registry)
-                .map_err(|error| unreadable_file(&data_dir, SUBSCRIPTIONS_FILE, error))?
+        let parts = Parts {
+            hub: Arc::clone(&hub),
+            audit: audit.clone(),
+            clock: clock.clone(),
         };
+        let shared = nats.as_ref().zip(replica.as_ref());
+        let subscriptions = open_subscriptions(&data_dir, shared, parts, &tasks, &mut registry).await?;
         let ingress = Ingress::new(
             Arc::clone(&endpoints),
             Arc::clone(&log),
@@ -187,7 +226,8 @@ impl Service {
         ));
         let service = Grpc::new(
             Arc::clone(&hub),
-            Arc::clone(&subscriptions),
+            subscriptions.clone(),
+            replicas,
             Arc::clone(&registrar),
             Arc::clone(&access),
             audit.clone(),
@@ -229,11 +269,6 @@ impl Service {
             async move { hub.follow(stop).await }
         });
         tasks.spawn({
-            let (subscriptions, audit) = (Arc::clone(&subscriptions), audit.clone());
-            let stop = tasks.stop().clone();
-            async move { subscriptions.watch(audit, stop).await }
-        });
-        tasks.spawn({
             let stop = tasks.stop().clone();
             let retain = retain(Arc::clone(&log), config.retention, clock, size);
             async move {
@@ -241,10 +276,11 @@ impl Service {
             }
         });
         if let Some(reconciler) = reconciler {
-            let lease = match &nats {
-                Some(nats) => Lease::contend(nats, "heygen", &tasks)
-                    .await
-                    .map_err(JetStreamError::from)?,
+            let lease = match nats.as_ref().zip(replica) {
+                Some((nats, replica)) => {
+                    let lease = Lease::contend(nats, "heygen", replica, &tasks, tasks.stop().clone());
+                    lease.await.map_err(JetStreamError::from)?
+                }
                 None => Lease::alone(),
             };
             let (stop, interval, held) = (tasks.stop().clone(), config.reconcile_interval, lease.clone());
@@ -314,8 +350,8 @@ impl Service {
             tracing::warn!("some connections did not end within the drain deadline and were cut off");
         }
         self.admin.end(Duration::from_millis(100)).await;
-        self.tasks.end().await;
         self.subscriptions.close().await;
+        self.tasks.end().await;
         if tokio::time::timeout(limits::LOG_CLOSE_DEADLINE, self.log.close())
             .await
             .is_err()
@@ -345,11 +381,12 @@ const STATE_FILE: &str = "state.db";
 const COPY_DIRECTORY: &str = "jetstream";
 /// Where subscriptions are kept.
 const SUBSCRIPTIONS_FILE: &str = "subscriptions.db";
+/// What tells replicas apart.
+const REPLICA_FILE: &str = "replica";
 
 /// What is kept beside the log.
 struct Stores {
     endpoints: Arc<dyn EndpointStore>,
-    subscriptions: SqliteSubscriptionStore,
     tokens: Arc<dyn TokenStore>,
     audit: Arc<dyn AuditStore>,
 }
@@ -396,10 +433,7 @@ async fn open_stores(
     nats: Option<&Nats>,
     tasks: &Tasks,
 ) -> Result<Stores, StartError> {
-    let (path, keys) = (data_dir.file(SUBSCRIPTIONS_FILE), config.sealing_keys.clone());
-    let opened = tasks::blocking(move || SqliteSubscriptionStore::open(&path)).await?;
-    let subscriptions = opened.map_err(|error| unreadable_file(data_dir, SUBSCRIPTIONS_FILE, error))?;
-    let state = data_dir.file(STATE_FILE);
+    let (state, keys) = (data_dir.file(STATE_FILE), config.sealing_keys.clone());
     if let Some(nats) = nats {
         if state.exists() {
             tracing::warn!(
@@ -412,7 +446,6 @@ async fn open_stores(
         let (endpoints, tokens) = (endpoints.await.map_err(failed)?, tokens.await.map_err(failed)?);
         return Ok(Stores {
             endpoints: Arc::new(SharedEndpointStore::new(endpoints, keys, tasks.clone())),
-            subscriptions,
             tokens: Arc::new(SharedTokenStore::new(tokens, tasks.clone())),
             audit: Arc::new(SharedAuditStore::open(nats).await.map_err(failed)?),
         });
@@ -420,13 +453,118 @@ async fn open_stores(
     let open = move || {
         Ok(Stores {
             endpoints: Arc::new(SqliteEndpointStore::open(&state, keys)?),
-            subscriptions,
             tokens: Arc::new(SqliteTokenStore::open(&state)?),
             audit: Arc::new(SqliteAuditStore::open(&state)?),
         })
     };
     let opened = tasks::blocking(open).await?;
     opened.map_err(|error| unreadable_file(data_dir, STATE_FILE, error))
+}
+
+/// The subscriptions: in the data directory, or where all replicas share them, served by one of these.
+async fn open_subscriptions(
+    data_dir: &DataDir,
+    shared: Option<(&Nats, &Replica)>,
+    parts: Parts,
+    tasks: &Tasks,
+    registry: &mut Registry,
+) -> Result<ServingReplica, StartError> {
+    let file = data_dir.file(SUBSCRIPTIONS_FILE);
+    let Some((nats, replica)) = shared else {
+        let failed = |error| unreadable_file(data_dir, SUBSCRIPTIONS_FILE, error);
+        let opened = tasks::blocking(move || SqliteSubscriptionStore::open(&file)).await?;
+        let store = Arc::new(opened.map_err(failed)?);
+        let Parts { hub, audit, clock } = parts;
+        let subscriptions = Subscriptions::load(store, hub, clock).await.map_err(failed)?;
+        return Ok(ServingReplica::alone(subscriptions, audit, tasks, registry));
+    };
+    if file.exists() {
+        tracing::warn!(
+            file = %file.display(),
+            "subscriptions that were made with --log sqlite are not used with --log jetstream: make them anew"
+        );
+    }
+    let bucket = Bucket::open(nats, "SUBSCRIPTIONS")
+        .await
+        .map_err(JetStreamError::from)?;
+    let end = CancellationToken::new();
+    let lease = Lease::contend(nats, "subscriptions", replica.clone(), tasks, end.clone()).await;
+    let lease = lease.map_err(JetStreamError::from)?;
+    Ok(ServingReplica::shared(lease, end, bucket, parts, tasks, registry))
+}
+
+/// This replica, as the others are to know it.
+async fn replica(
+    config: &Config,
+    nats: &Nats,
+    data_dir: &DataDir,
+    grpc_address: SocketAddr,
+) -> Result<Replica, StartError> {
+    let url = match &config.advertise_url {
+        Some(url) => url.clone(),
+        None => {
+            let mut address = grpc_address;
+            if address.ip().is_unspecified() {
+                let servers = nats.settings.servers.clone();
+                let towards_nats = nats.local_address().await;
+                address.set_ip(towards_nats.ok_or(StartError::NoAddress { servers })?);
+            }
+            let scheme = if config.grpc_tls.is_some() {
+                "https"
+            } else {
+                "http"
+            };
+            format!("{scheme}://{address}")
+        }
+    };
+    if is_loopback_url(&url)
+        && nats
+            .local_address()
+            .await
+            .is_some_and(|address| !address.is_loopback())
+    {
+        tracing::warn!(
+            url,
+            "other replicas cannot reach this one, so subscriptions work only here while it serves them: let gRPC listen on an \
+             address that they reach, or give --advertise-url"
+        );
+    }
+    let path = data_dir.file(REPLICA_FILE);
+    let unreadable = |source| StartError::File {
+        path: data_dir.file(REPLICA_FILE).display().to_string(),
+        source,
+    };
+    let id = tasks::blocking(move || replica_id(&path))
+        .await?
+        .map_err(unreadable)?;
+    Ok(Replica { id, url })
+}
+
+/// What the replica of a data directory is called, however often it starts.
+fn replica_id(path: &Path) -> std::io::Result<String> {
+    match std::fs::read_to_string(path) {
+        Ok(id) if id.len() == 16 && id.bytes().all(|byte| byte.is_ascii_hexdigit()) => Ok(id),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => {
+            let id = format!("{:016x}", rand::random::<u64>());
+            std::fs::write(path, &id)?;
+            Ok(id)
+        }
+    }
+}
+
+/// How other replicas are asked, and believed.
+fn replicas(config: &Config, replica: &Replica, clock: &Clock) -> Result<Replicas, StartError> {
+    let read = |path: &PathBuf| {
+        std::fs::read(path).map_err(|source| StartError::File {
+            path: path.display().to_string(),
+            source,
+        })
+    };
+    Ok(Replicas {
+        vouchers: Vouchers::new(config.sealing_keys.clone(), replica.url.clone(), clock.clone()),
+        authorities: config.advertise_ca_file.as_ref().map(read).transpose()?,
+    })
 }
 
 /// Endpoints or tokens.

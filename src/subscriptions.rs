@@ -8,15 +8,19 @@
 //! | `subscription` | one at work: it feeds its dispatch from the log while there are streams |
 //! | `commits` | how a place becomes durable: acknowledgements share a sync |
 //! | `survey` | how many events are still to come |
-//! | `store`, `sqlite` | the storage's contract, and the engine |
+//! | `store`, `sqlite`, `shared` | the storage's contract, and the engines: a file, and what replicas share |
+//! | `serving` | which replica serves them |
 //!
 //! One that nobody uses costs its place in memory and nothing else: no task, no timer, no work for an event.
 
+mod columns;
 mod commits;
 mod dead_letters;
 mod dispatch;
 mod metrics;
+mod serving;
 mod settings;
+pub mod shared;
 pub mod sqlite;
 mod store;
 mod subscription;
@@ -25,7 +29,6 @@ mod survey;
 use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 use parking_lot::RwLock;
-use prometheus_client::registry::Registry;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -34,6 +37,7 @@ pub use self::{
     commits::NotStored,
     dead_letters::{DeadLetter, Reason},
     dispatch::{Acknowledged, Outcome, Place, Standing},
+    serving::{Parts, Serving, ServingReplica},
     settings::{AfterMaxAttempts, InvalidSubscriptionName, Ordering, Settings, SubscriptionName},
     store::{Changes, Stored, SubscriptionStore},
     subscription::{Deleted, Delivery, Part, Said, Subscription, SubscriptionStream},
@@ -97,16 +101,44 @@ pub enum Which {
 }
 
 impl Subscriptions {
-    /// The subscriptions of a storage, whose places are in the hub's log. Blocks.
-    pub fn load(
+    /// The subscriptions of a storage, whose places are in the hub's log.
+    pub async fn load(
         store: Arc<dyn SubscriptionStore>,
         hub: Arc<Hub>,
         clock: Clock,
-        registry: &mut Registry,
+    ) -> Result<Arc<Self>, StoreError> {
+        let load = move || Self::of(store.load()?, store, hub, clock);
+        tasks::blocking(load).await?
+    }
+
+    /// The same, where another replica handed out events: the log of this one may not have all of them yet.
+    async fn take_over(
+        store: Arc<dyn SubscriptionStore>,
+        hub: Arc<Hub>,
+        clock: Clock,
+    ) -> Result<Arc<Self>, StoreError> {
+        let reader = Arc::clone(&store);
+        let all = tasks::blocking(move || reader.load()).await??;
+        let log_id = hub.log().log_id();
+        let here = all.iter().filter(|stored| stored.log_id == log_id);
+        if let Some(last) = here.map(|stored| stored.place.position).max() {
+            let mut tail = hub.log().tail();
+            let has_it = tail.wait_for(|&tail| tail >= last);
+            let _ = tokio::time::timeout(limits::SUBSCRIPTIONS_LOG_WAIT, has_it).await;
+        }
+        tasks::blocking(move || Self::of(all, store, hub, clock)).await?
+    }
+
+    /// These subscriptions. Blocks.
+    fn of(
+        all: Vec<Stored>,
+        store: Arc<dyn SubscriptionStore>,
+        hub: Arc<Hub>,
+        clock: Clock,
     ) -> Result<Arc<Self>, StoreError> {
         let commits = Arc::new(Commits::start(Arc::clone(&store)));
         let mut by_name = BTreeMap::new();
-        for mut stored in store.load()? {
+        for mut stored in all {
             let bounds = hub.log().bounds();
             if stored.log_id != hub.log().log_id() {
                 tracing::error!(subscription = %stored.name, "its place is in another log; it starts at the beginning of this one");
@@ -134,7 +166,7 @@ impl Subscriptions {
             );
             by_name.insert(subscription.name.clone(), subscription);
         }
-        let subscriptions = Arc::new(Self {
+        Ok(Arc::new(Self {
             hub,
             clock,
             store,
@@ -142,9 +174,7 @@ impl Subscriptions {
             by_name: RwLock::new(by_name),
             managing: tokio::sync::Mutex::default(),
             streams: Arc::new(Semaphore::new(limits::STREAMS_MAX)),
-        });
-        metrics::register(&subscriptions, registry);
-        Ok(subscriptions)
+        }))
     }
 
     /// Makes a subscription that starts after `start`.
@@ -423,5 +453,7 @@ fn first_lease() -> u64 {
     rand::random::<u64>() >> 1
 }
 
+#[cfg(test)]
+mod storage_tests;
 #[cfg(test)]
 mod tests;

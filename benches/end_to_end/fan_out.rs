@@ -16,7 +16,7 @@ use hookstream::{
     origin::AllowedOrigins,
     registrar::Registrar,
     sealing::SealingKeys,
-    subscriptions::{Subscriptions, sqlite::SqliteSubscriptionStore},
+    subscriptions::{ServingReplica, Subscriptions, sqlite::SqliteSubscriptionStore},
     tasks::Tasks,
     transport::{self, Server},
 };
@@ -114,6 +114,7 @@ struct Parts {
     log: Arc<MemoryLog>,
     address: SocketAddr,
     server: Server,
+    subscriptions: ServingReplica,
     tasks: Tasks,
     _directory: TempDir,
 }
@@ -132,21 +133,24 @@ impl Parts {
         let mut registry = Registry::default();
         let hub = Hub::new(Arc::clone(&log) as Arc<dyn EventLog>, encoder, &mut registry);
         let places = SqliteSubscriptionStore::open(&directory.path().join("subscriptions.db")).unwrap();
-        let subscriptions =
-            Subscriptions::load(Arc::new(places), Arc::clone(&hub), Clock::system(), &mut registry);
+        let subscriptions = Subscriptions::load(Arc::new(places), Arc::clone(&hub), Clock::system());
         let registrar = Registrar::new(endpoints, None, None, Clock::system(), None, &mut registry);
+        let trail = Audit::new(Arc::new(trail), Clock::system());
+        let tasks = Tasks::new();
+        let subscriptions =
+            ServingReplica::alone(subscriptions.await.unwrap(), trail.clone(), &tasks, &mut registry);
         let grpc = Grpc::new(
             Arc::clone(&hub),
-            subscriptions.unwrap(),
+            subscriptions.clone(),
+            None,
             Arc::new(registrar),
             Arc::new(access),
-            Audit::new(Arc::new(trail), Clock::system()),
+            trail,
             Clock::system(),
             "",
             &mut registry,
         );
         let (routes, _health) = grpc.routes(AllowedOrigins::default()).await.unwrap();
-        let tasks = Tasks::new();
         let stop = tasks.stop().clone();
         tasks.spawn(async move { hub.follow(stop).await });
         let listener = transport::bind("127.0.0.1:0", "bench").await.unwrap();
@@ -154,6 +158,7 @@ impl Parts {
             log,
             address: listener.local_addr().unwrap(),
             server: Server::start(listener, routes.all),
+            subscriptions,
             tasks,
             _directory: directory,
         }
@@ -161,6 +166,7 @@ impl Parts {
 
     async fn end(self) {
         self.server.end(Duration::from_secs(1)).await;
+        self.subscriptions.close().await;
         self.tasks.end().await;
     }
 }

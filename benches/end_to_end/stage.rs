@@ -84,6 +84,8 @@ pub async fn service_on(directory: &Path, log: LogEngine) -> Service {
         data_dir: directory.to_owned(),
         sealing_keys: SealingKeys::default(),
         log,
+        advertise_url: None,
+        advertise_ca_file: None,
         retention: Retention::default(),
         drain_deadline: Duration::from_secs(1),
         log_format: LogFormat::Auto,

@@ -95,14 +95,12 @@ impl Identity {
         self.revocation.cancel();
     }
 
-    /// Takes one call from its quota.
-    pub fn take_call(&self) -> Result<(), OverQuota> {
+    pub(super) fn take_call(&self) -> Result<(), OverQuota> {
         let Some(quota) = &self.quota else { return Ok(()) };
         quota.calls.check().map_err(|_| OverQuota::Calls)
     }
 
-    /// Takes one stream from its quota, until the permit is dropped.
-    pub fn take_stream(&self) -> Result<Option<OwnedSemaphorePermit>, OverQuota> {
+    pub(super) fn take_stream(&self) -> Result<Option<OwnedSemaphorePermit>, OverQuota> {
         let Some(quota) = &self.quota else { return Ok(None) };
         let permit = Arc::clone(&quota.streams).try_acquire_owned();
         permit.map(Some).map_err(|_| OverQuota::Streams)
@@ -116,6 +114,8 @@ pub struct Caller {
     address: Option<SocketAddr>,
     valid_until: Option<Timestamp>,
     clock: Clock,
+    /// Another replica has let it in, counted it, and keeps the record.
+    is_vouched: bool,
 }
 
 impl Caller {
@@ -131,6 +131,38 @@ impl Caller {
             address,
             valid_until,
             clock,
+            is_vouched: false,
+        }
+    }
+
+    /// A caller of another replica.
+    pub(super) fn vouched(identity: Arc<Identity>, valid_until: Option<Timestamp>, clock: Clock) -> Self {
+        Self {
+            is_vouched: true,
+            ..Self::new(identity, None, valid_until, clock)
+        }
+    }
+
+    /// Whether it calls another replica, which asks this one.
+    pub fn is_vouched(&self) -> bool {
+        self.is_vouched
+    }
+
+    /// Takes one call from its quota.
+    pub fn take_call(&self) -> Result<(), OverQuota> {
+        if self.is_vouched {
+            Ok(())
+        } else {
+            self.identity.take_call()
+        }
+    }
+
+    /// Takes one stream from its quota, until the permit is dropped.
+    pub fn take_stream(&self) -> Result<Option<OwnedSemaphorePermit>, OverQuota> {
+        if self.is_vouched {
+            Ok(None)
+        } else {
+            self.identity.take_stream()
         }
     }
 

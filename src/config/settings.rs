@@ -234,6 +234,18 @@ pub(super) const SETTINGS: &[Setting] = &[
         help: "The private key of that certificate (PEM, unencrypted)",
     },
     Setting {
+        key: "advertise-url",
+        value_name: "URL",
+        default: None,
+        help: "Where other replicas reach this one's gRPC (--log jetstream), such as http://10.0.0.7:50051. Without it: the address                that it listens on, or, where that is every address, the one that it reaches NATS from",
+    },
+    Setting {
+        key: "advertise-ca-file",
+        value_name: "FILE",
+        default: None,
+        help: "Authorities for the certificates of other replicas (PEM), beside those of the system",
+    },
+    Setting {
         key: "retention-age",
         value_name: "DURATION",
         default: Some("30days"),

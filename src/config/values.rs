@@ -38,8 +38,8 @@ pub(crate) fn secret_in_variable(name: &str) -> Result<Option<Secret>, String> {
     }
 }
 
-/// A stand-in for HeyGen on this machine, which takes any URL.
-pub(super) fn is_loopback_url(url: &str) -> bool {
+/// Whether a URL is of this machine alone.
+pub(crate) fn is_loopback_url(url: &str) -> bool {
     let url = url.parse::<http::Uri>().ok();
     let host = url.as_ref().and_then(http::Uri::host).unwrap_or_default();
     is_loopback(host)

@@ -147,7 +147,7 @@ impl Call {
             return Err(Refusal::ScopeMissing(self.scope));
         }
         if self.is_limited {
-            caller.identity().take_call()?;
+            caller.take_call()?;
         }
         Ok(())
     }

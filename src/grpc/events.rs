@@ -136,7 +136,7 @@ impl EventReader {
             heartbeat_interval: heartbeat_interval(request.heartbeat_interval)?,
             continue_after_gap: request.continue_after_gap,
         };
-        let permit = caller.identity().take_stream()?;
+        let permit = caller.take_stream()?;
         let events = EventStream::open(&self.hub, filter, options)?;
         let frames = frames(events, self.log().log_id());
         Ok(while_credentials_last(frames, caller, permit))
@@ -163,7 +163,7 @@ impl EventReader {
             heartbeat_interval: limits::AWAIT_TIMEOUT_MAX,
             continue_after_gap: false,
         };
-        let _permit = caller.identity().take_stream()?;
+        let _permit = caller.take_stream()?;
         let events = EventStream::open(&self.hub, filter, options)?;
         tokio::select! {
             first = self.first(events, timeout) => first,

@@ -117,6 +117,10 @@ pub enum Refusal {
     HeygenUnavailable(String),
     /// The reconciliation was not carried out.
     NotReconciled(String),
+    /// No replica that serves the subscriptions answers at the moment.
+    SubscriptionsMoving,
+    /// What the replica that serves the subscriptions refused.
+    OfReplica(Box<Status>),
 }
 
 impl Refusal {
@@ -149,7 +153,7 @@ impl Refusal {
     }
 
     /// Status, reason, text.
-    fn row(&self) -> (Code, &'static str, String) {
+    fn row(&self) -> (Code, &str, String) {
         match self {
             Self::InvalidField { field, reason } => {
                 (Code::InvalidArgument, "INVALID_FIELD", format!("{field} {reason}"))
@@ -222,6 +226,12 @@ impl Refusal {
             Self::HeygenRateLimited(text) => (Code::ResourceExhausted, "HEYGEN_RATE_LIMITED", text.clone()),
             Self::HeygenUnavailable(text) => (Code::Unavailable, "HEYGEN_UNAVAILABLE", text.clone()),
             Self::NotReconciled(text) => (Code::Unavailable, "NOT_RECONCILED", text.clone()),
+            Self::SubscriptionsMoving => (
+                Code::Unavailable,
+                "SUBSCRIPTIONS_MOVING",
+                "the subscriptions are moving to another replica; try again".into(),
+            ),
+            Self::OfReplica(status) => (status.code(), "OF_REPLICA", status.message().to_owned()),
             Self::RecordDamaged(sequence) => {
                 (Code::DataLoss, "RECORD_DAMAGED", format!("the record of sequence {sequence} is damaged"))
             }
@@ -229,8 +239,14 @@ impl Refusal {
     }
 
     /// The machine-readable reason.
-    pub fn reason(&self) -> &'static str {
-        self.row().1
+    pub fn reason(&self) -> String {
+        match self {
+            Self::OfReplica(status) => status
+                .get_details_error_info()
+                .map(|info| info.reason)
+                .unwrap_or_default(),
+            _ => self.row().1.to_owned(),
+        }
     }
 
     fn metadata(&self) -> HashMap<String, String> {
@@ -249,6 +265,9 @@ impl Refusal {
 
 impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
+        if let Refusal::OfReplica(status) = refusal {
+            return *status;
+        }
         let (code, reason, text) = refusal.row();
         let mut details = ErrorDetails::new();
         details.set_error_info(reason, DOMAIN, refusal.metadata());
@@ -275,6 +294,7 @@ impl From<Unauthenticated> for Refusal {
             Unauthenticated::Missing => Self::CredentialsMissing(text),
             Unauthenticated::Malformed
             | Unauthenticated::UnknownToken
+            | Unauthenticated::NotVouched(_)
             | Unauthenticated::UnknownCertificate(_) => Self::CredentialsUnknown(text),
             Unauthenticated::Expired(_) => Self::CredentialsEnded(text),
         }

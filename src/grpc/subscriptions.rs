@@ -246,7 +246,7 @@ impl SubscriptionManager {
             heartbeat_interval: events::heartbeat_interval(request.heartbeat_interval)?,
         };
         let subscription = self.visible("subscription", &request.subscription, &caller)?;
-        let permit = caller.identity().take_stream()?;
+        let permit = caller.take_stream()?;
         let stream = self.subscriptions.open(&subscription, part)?;
         let frames = frames(stream, subscription, self.log_id());
         Ok(events::while_credentials_last(frames, caller, permit))

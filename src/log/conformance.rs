@@ -39,10 +39,6 @@ macro_rules! conformance {
     };
 }
 
-#[path = "../../tests/support/nats.rs"]
-mod nats;
-#[path = "../../tests/support/port.rs"]
-mod port;
 mod replicas;
 mod twin_schedules;
 mod twins;

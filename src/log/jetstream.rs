@@ -61,6 +61,8 @@ pub struct JetStreamLog {
     writable: watch::Sender<Result<(), AppendError>>,
     trimming: tokio::sync::Mutex<()>,
     durability: Arc<Mutex<Durability>>,
+    #[cfg(test)]
+    position: tokio::sync::watch::Receiver<Sequence>,
     tasks: Tasks,
 }
 
@@ -167,6 +169,8 @@ impl JetStreamLog {
             pending,
             trimming: tokio::sync::Mutex::default(),
             durability: Arc::new(Mutex::new(Durability::of(&info))),
+            #[cfg(test)]
+            position: position.clone(),
             tasks,
         };
         let (leads, has_leader) = watch::channel(true);
@@ -202,6 +206,12 @@ impl JetStreamLog {
             let _ = tokio::time::timeout(limits::PROGRESS_INTERVAL, position.changed()).await;
         }
         Ok(log)
+    }
+
+    /// How far the stream was taken in.
+    #[cfg(test)]
+    pub(super) fn position(&self) -> Sequence {
+        *self.position.borrow()
     }
 
     /// Publishes until it is acknowledged, and waits until this replica has taken it in: what became of it.

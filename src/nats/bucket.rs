@@ -162,6 +162,58 @@ impl Bucket {
         self.wait(stored).await
     }
 
+    /// Every key there is, with its value. For those who do not [`follow`](Self::follow).
+    pub async fn entries(&self) -> Result<Vec<Change>, StoreError> {
+        let mut entries = Vec::new();
+        if self.store.stream.get_info().await?.state.messages == 0 {
+            return Ok(entries);
+        }
+        let mut changes = self.store.watch_with_history(">").await?;
+        while let Some(entry) = changes.next().await {
+            let entry = entry?;
+            let (is_last, is_there) = (entry.delta == 0, entry.operation == Operation::Put);
+            entries.extend(is_there.then_some(Change {
+                key: entry.key,
+                revision: entry.revision,
+                value: Some(entry.value),
+            }));
+            if is_last {
+                return Ok(entries);
+            }
+        }
+        Err("the bucket ended".into())
+    }
+
+    /// One key, as the servers have it.
+    pub async fn entry(&self, key: &str) -> Result<Option<Change>, StoreError> {
+        let entry = self.store.entry(key).await?;
+        let entry = entry.filter(|entry| entry.operation == Operation::Put);
+        Ok(entry.map(|entry| Change {
+            key: entry.key,
+            revision: entry.revision,
+            value: Some(entry.value),
+        }))
+    }
+
+    /// Sets a key that has this revision, or that is not there and leaves no trace if that is 0, without waiting for anybody to
+    /// be told. The new revision; a [`Conflict`] if the key has another one.
+    pub async fn replace(&self, key: &str, value: Bytes, revision: u64) -> Result<u64, StoreError> {
+        self.publish(key, HeaderMap::new(), value, revision).await
+    }
+
+    /// Sets a key, whatever it is now, without waiting for anybody to be told.
+    pub async fn overwrite(&self, key: &str, value: Bytes) -> Result<(), StoreError> {
+        self.store.put(key, value).await?;
+        Ok(())
+    }
+
+    /// Removes the keys that match, such as `letters.7.>`, without a trace: nobody is told.
+    pub async fn purge(&self, keys: &str) -> Result<(), StoreError> {
+        let subject = format!("{}{keys}", self.store.prefix);
+        self.store.stream.purge().filter(subject).await?;
+        Ok(())
+    }
+
     async fn publish(
         &self,
         key: &str,

@@ -1,11 +1,14 @@
 //! The connection to the NATS servers. Owns how it is made and what its loss means; refuses to know what is sent on it.
 
-use std::path::PathBuf;
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+};
 
 use async_nats::{Client, ConnectOptions, Event, jetstream};
-use tokio::sync::watch;
+use tokio::{net::UdpSocket, sync::watch};
 
-use super::NatsError;
+use super::{Nats, NatsError};
 use crate::{limits, secret::Secret};
 
 /// Where the log is, and as whom it is read and written.
@@ -60,16 +63,7 @@ pub(super) async fn connect(settings: &Settings) -> Result<(Client, watch::Recei
     if let Some((certificate, key)) = &settings.client_certificate {
         options = options.add_client_certificate(certificate.clone(), key.clone());
     }
-    let servers = settings
-        .servers
-        .split(',')
-        .map(|server| server.trim().parse())
-        .collect::<Result<Vec<async_nats::ServerAddr>, _>>()
-        .map_err(|source| NatsError::Address {
-            servers: settings.servers.clone(),
-            source,
-        })?;
-    let client = options.connect(servers).await;
+    let client = options.connect(servers(settings)?).await;
     let client = client.map_err(|source| NatsError::Unreachable {
         servers: settings.servers.clone(),
         source,
@@ -85,6 +79,43 @@ pub(super) fn jetstream(client: Client) -> jetstream::Context {
         .max_ack_inflight(limits::APPEND_QUEUE_MAX)
         .backpressure_on_inflight(true)
         .build(client)
+}
+
+impl Nats {
+    /// The address of this machine that packets to the servers leave from; `None` if none of them has an address.
+    pub async fn local_address(&self) -> Option<IpAddr> {
+        for server in servers(&self.settings).ok()? {
+            let Ok(addresses) = tokio::net::lookup_host((server.host(), server.port())).await else {
+                continue;
+            };
+            for address in addresses {
+                let any = match address {
+                    SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+                    SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+                };
+                // To connect a datagram socket sends nothing: it looks up the way.
+                let Ok(socket) = UdpSocket::bind(any).await else {
+                    continue;
+                };
+                if socket.connect(address).await.is_ok()
+                    && let Ok(local) = socket.local_addr()
+                {
+                    return Some(local.ip());
+                }
+            }
+        }
+        None
+    }
+}
+
+fn servers(settings: &Settings) -> Result<Vec<async_nats::ServerAddr>, NatsError> {
+    let servers = settings.servers.split(',').map(|server| server.trim().parse());
+    servers
+        .collect::<Result<_, _>>()
+        .map_err(|source| NatsError::Address {
+            servers: settings.servers.clone(),
+            source,
+        })
 }
 
 fn note(event: &Event, connected: &watch::Sender<bool>) {

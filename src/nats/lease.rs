@@ -5,9 +5,16 @@
 //! at one time unlikely, not impossible (a process may be stopped at any point), so whatever is done under a lease has to be
 //! right with two as well.
 
-use async_nats::jetstream::{kv::Store, stream::Config};
+use std::fmt;
+
+use async_nats::jetstream::{
+    kv::{Operation, Store, Watch},
+    stream::Config,
+};
 use bytes::Bytes;
+use futures_util::StreamExt;
 use tokio::{sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
 
 use super::{Nats, NatsError, bucket};
 use crate::{limits, tasks::Tasks};
@@ -15,42 +22,66 @@ use crate::{limits, tasks::Tasks};
 /// The part of a bucket's name.
 const PART: &str = "LEASES";
 
+/// A process that takes part, as the others know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replica {
+    /// No two processes that run have the same; one that takes another's place has.
+    pub id: String,
+    /// Where the others reach its gRPC.
+    pub url: String,
+}
+
 /// Whether this replica is the one that does something.
 #[derive(Clone, Debug)]
 pub struct Lease {
-    held: watch::Receiver<bool>,
+    state: watch::Receiver<State>,
     is_shared: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct State {
+    is_held: bool,
+    /// Who holds it, as far as is known.
+    holder: Option<Replica>,
 }
 
 impl Lease {
     /// That of a service which has no other replicas.
     pub fn alone() -> Self {
-        let (_, held) = watch::channel(true);
+        let held = State {
+            is_held: true,
+            holder: None,
+        };
         Self {
-            held,
+            state: watch::Sender::new(held).subscribe(),
             is_shared: false,
         }
     }
 
-    /// Takes part in the lease of this `name`, until told to end: then it is given back.
-    pub async fn contend(nats: &Nats, name: &'static str, tasks: &Tasks) -> Result<Self, NatsError> {
+    /// Takes part in the lease of this `name` as `replica`, until told to `end`: then it is given back.
+    pub async fn contend(
+        nats: &Nats,
+        name: &'static str,
+        replica: Replica,
+        tasks: &Tasks,
+        end: CancellationToken,
+    ) -> Result<Self, NatsError> {
         let lapses = Config {
             max_age: limits::LEASE_DURATION,
             duplicate_window: limits::LEASE_DURATION,
             ..Config::default()
         };
         let store = bucket::open(nats, PART, lapses).await?;
-        let (holds, held) = watch::channel(false);
         let contender = Contender {
             store,
             name,
-            replica: format!("{:016x}", rand::random::<u64>()).into(),
-            holds,
+            replica,
+            state: watch::Sender::default(),
         };
-        let stop = tasks.stop().clone();
+        let state = contender.state.subscribe();
         tasks.spawn(async move {
-            let revision = stop.run_until_cancelled(contender.run()).await;
-            if revision.is_none() && *contender.holds.borrow() {
+            let revision = end.run_until_cancelled(contender.run()).await;
+            if revision.is_none() && contender.state.borrow().is_held {
                 let given_back =
                     tokio::time::timeout(limits::LEASE_INTERVAL, contender.store.delete(name)).await;
                 if !matches!(given_back, Ok(Ok(()))) {
@@ -59,14 +90,19 @@ impl Lease {
             }
         });
         Ok(Self {
-            held,
+            state,
             is_shared: true,
         })
     }
 
     /// Whether it is this replica.
     pub fn is_held(&self) -> bool {
-        *self.held.borrow()
+        self.state.borrow().is_held
+    }
+
+    /// Who holds it, as far as is known: one that was killed may still be named.
+    pub fn holder(&self) -> Option<Replica> {
+        self.state.borrow().holder.clone()
     }
 
     /// Whether there may be other replicas.
@@ -77,34 +113,58 @@ impl Lease {
     /// Waits until it becomes this replica; for good if that is decided already.
     pub async fn taken(&mut self) {
         loop {
-            if self.held.changed().await.is_err() {
-                return std::future::pending().await;
-            }
+            self.changed().await;
             if self.is_held() {
                 return;
             }
         }
+    }
+
+    /// Waits until another holds it, or nobody, or this replica; for good if that is decided.
+    pub async fn changed(&mut self) {
+        if self.state.changed().await.is_err() {
+            std::future::pending().await
+        }
+    }
+}
+
+impl fmt::Display for Replica {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.id, self.url)
+    }
+}
+
+impl Replica {
+    fn of(value: &[u8]) -> Option<Self> {
+        let (id, url) = str::from_utf8(value).ok()?.split_once(' ')?;
+        Some(Self {
+            id: id.to_owned(),
+            url: url.to_owned(),
+        })
     }
 }
 
 struct Contender {
     store: Store,
     name: &'static str,
-    /// Says in the bucket who holds it, for people who look.
-    replica: Bytes,
-    holds: watch::Sender<bool>,
+    replica: Replica,
+    state: watch::Sender<State>,
 }
 
 impl Contender {
     async fn run(&self) {
         let (mut revision, mut renewed_at) = (0, Instant::now());
+        // What a process left that had this one's place before.
+        let mut is_inherited = true;
+        let mut changes = None;
         loop {
             let asked_at = Instant::now();
-            let asked = tokio::time::timeout(limits::LEASE_INTERVAL, self.ask(revision)).await;
+            let asked = self.ask(revision, is_inherited);
+            let asked = tokio::time::timeout(limits::LEASE_INTERVAL, asked).await;
             match asked {
                 Ok(Some(taken)) => {
                     (revision, renewed_at) = (taken, asked_at);
-                    if !self.holds.send_replace(true) {
+                    if self.hold(true) {
                         tracing::info!(
                             lease = self.name,
                             "this replica now does what one of them has to do"
@@ -114,7 +174,7 @@ impl Contender {
                 _ if revision > 0 && renewed_at.elapsed() < limits::LEASE_HELD_MAX => {}
                 _ => {
                     revision = 0;
-                    if self.holds.send_replace(false) {
+                    if self.hold(false) {
                         tracing::warn!(
                             lease = self.name,
                             "the lease is lost: another replica does it from now on"
@@ -122,15 +182,67 @@ impl Contender {
                     }
                 }
             }
-            tokio::time::sleep_until(asked_at + limits::LEASE_INTERVAL).await;
+            is_inherited &= asked.is_err();
+            let pause = tokio::time::sleep_until(asked_at + limits::LEASE_INTERVAL);
+            tokio::select! {
+                () = pause => {}
+                () = self.given_back(&mut changes), if revision == 0 => {}
+            }
         }
     }
 
-    /// Renews it, or takes it if nobody has it.
-    async fn ask(&self, revision: u64) -> Option<u64> {
-        let value = self.replica.clone();
+    /// Whether that is news.
+    fn hold(&self, is_held: bool) -> bool {
+        self.state.send_if_modified(|state| {
+            let news = state.is_held != is_held;
+            state.is_held = is_held;
+            if is_held {
+                state.holder = Some(self.replica.clone());
+            }
+            news
+        })
+    }
+
+    /// Learns who holds it, until nobody does any more.
+    async fn given_back(&self, changes: &mut Option<Watch>) {
+        if changes.is_none() {
+            *changes = self.store.watch_with_history(self.name).await.ok();
+        }
+        while let Some(watch) = changes {
+            let Some(Ok(entry)) = watch.next().await else {
+                *changes = None;
+                break;
+            };
+            let is_held = entry.operation == Operation::Put;
+            let holder = Replica::of(&entry.value).filter(|_| is_held);
+            self.state.send_if_modified(|state| {
+                let news = state.holder != holder;
+                state.holder = holder;
+                news
+            });
+            if !is_held {
+                return;
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// Renews it, or takes it if nobody has it. The revision that this made.
+    async fn ask(&self, revision: u64, is_inherited: bool) -> Option<u64> {
+        let value = Bytes::from(self.replica.to_string());
         if revision == 0 {
-            return self.store.create(self.name, value).await.ok();
+            if let Ok(taken) = self.store.create(self.name, value.clone()).await {
+                return Some(taken);
+            }
+            if !is_inherited {
+                return None;
+            }
+            let found = self.store.entry(self.name).await.ok()??;
+            let is_ours = Replica::of(&found.value).is_some_and(|holder| holder.id == self.replica.id);
+            if !is_ours {
+                return None;
+            }
+            return self.store.update(self.name, value, found.revision).await.ok();
         }
         if let Ok(renewed) = self.store.update(self.name, value.clone(), revision).await {
             return Some(renewed);

@@ -1,5 +1,7 @@
 //! Events that were put aside. Owns what is remembered of them; the events themselves stay in the log.
 
+use std::str::FromStr;
+
 use jiff::Timestamp;
 
 use crate::event::Sequence;
@@ -24,4 +26,31 @@ pub enum Reason {
     MaxAttempts,
     /// A consumer rejected it.
     Rejected,
+}
+
+/// A reason that this version does not know.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a dead letter has the reason `{0}`, which this version does not know")]
+pub struct UnknownReason(String);
+
+impl Reason {
+    /// As it is stored.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::MaxAttempts => "max_attempts",
+            Self::Rejected => "rejected",
+        }
+    }
+}
+
+impl FromStr for Reason {
+    type Err = UnknownReason;
+
+    fn from_str(name: &str) -> Result<Self, UnknownReason> {
+        match name {
+            "max_attempts" => Ok(Self::MaxAttempts),
+            "rejected" => Ok(Self::Rejected),
+            other => Err(UnknownReason(other.to_owned())),
+        }
+    }
 }

@@ -1,10 +1,7 @@
 //! What operators see of subscriptions. Owns their series, one of each kind for a subscription, so that the subscriptions
 //! that may exist are their bound; counts nothing by itself.
 
-use std::{
-    fmt,
-    sync::{Arc, Weak},
-};
+use std::{fmt, sync::Arc};
 
 use prometheus_client::{
     collector::Collector,
@@ -13,10 +10,10 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{Standing, Subscriptions, survey::Backlog};
+use super::{Serving, ServingReplica, Standing, survey::Backlog};
 
-/// The series of all subscriptions, made when somebody asks.
-struct Series(Weak<Subscriptions>);
+/// The series of all subscriptions that this replica serves, made when somebody asks.
+struct Series(ServingReplica);
 
 /// A subscription as one series sees it.
 struct View {
@@ -68,8 +65,8 @@ const COUNTERS: [Kind<u64>; 2] = [
     ),
 ];
 
-pub(super) fn register(subscriptions: &Arc<Subscriptions>, registry: &mut Registry) {
-    registry.register_collector(Box::new(Series(Arc::downgrade(subscriptions))));
+pub(super) fn register(serving: &ServingReplica, registry: &mut Registry) {
+    registry.register_collector(Box::new(Series(serving.clone())));
 }
 
 impl fmt::Debug for Series {
@@ -80,7 +77,7 @@ impl fmt::Debug for Series {
 
 impl Collector for Series {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let Some(subscriptions) = self.0.upgrade() else {
+        let Serving::Here(subscriptions) = self.0.now() else {
             return Ok(());
         };
         let now = subscriptions.clock.now();

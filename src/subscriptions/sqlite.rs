@@ -11,8 +11,9 @@ use prost::Message;
 use rusqlite::{Connection, Row, params};
 
 use super::{
-    dead_letters::{DeadLetter, Reason},
-    dispatch::{Place, SavedEvent},
+    columns::UnderWay,
+    dead_letters::DeadLetter,
+    dispatch::Place,
     settings::Settings,
     store::{Changes, Stored, SubscriptionStore},
 };
@@ -48,21 +49,6 @@ CREATE TABLE IF NOT EXISTS dead_letters (
 #[derive(Debug)]
 pub struct SqliteSubscriptionStore(Mutex<Connection>);
 
-/// Events under way, as columns; one that says nothing is left out.
-#[derive(Clone, PartialEq, Message)]
-struct StoredUnderWay {
-    /// Distances, from 0 and from one event to the next.
-    #[prost(uint64, repeated, tag = "1")]
-    distances: Vec<u64>,
-    #[prost(uint32, repeated, tag = "2")]
-    attempts: Vec<u32>,
-    /// Microseconds; 0 for none.
-    #[prost(int64, repeated, tag = "3")]
-    retry_at_us: Vec<i64>,
-    #[prost(string, repeated, tag = "4")]
-    entity_ids: Vec<String>,
-}
-
 impl SqliteSubscriptionStore {
     /// Opens the store at `path`, or makes one there. Blocks.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
@@ -84,7 +70,7 @@ impl SubscriptionStore for SqliteSubscriptionStore {
         let mut subscriptions = Vec::new();
         while let Some(row) = rows.next()? {
             let settings: Settings = serde_json::from_str(&row.get::<_, String>(2)?)?;
-            let under_way = StoredUnderWay::decode(row.get_ref(7)?.as_blob()?)?;
+            let under_way = UnderWay::decode(row.get_ref(7)?.as_blob()?)?;
             subscriptions.push(Stored {
                 id: number(row, 0)?,
                 name: row.get::<_, String>(1)?.parse()?,
@@ -94,7 +80,7 @@ impl SubscriptionStore for SqliteSubscriptionStore {
                 place: Place {
                     generation: number(row, 5)?,
                     position: Sequence::new(number(row, 6)?),
-                    under_way: from_columns(&under_way)?,
+                    under_way: under_way.events()?,
                 },
                 dead_letters: number(row, 8)?,
             });
@@ -122,7 +108,7 @@ impl SubscriptionStore for SqliteSubscriptionStore {
                 subscription.id.cast_signed(),
                 place.generation.cast_signed(),
                 place.position.get().cast_signed(),
-                to_columns(&place.under_way).encode_to_vec(),
+                UnderWay::of(&place.under_way).encode_to_vec(),
             ],
         )?;
         transaction.commit()?;
@@ -191,7 +177,7 @@ impl SubscriptionStore for SqliteSubscriptionStore {
                         id,
                         letter.sequence.get().cast_signed(),
                         letter.attempts,
-                        reason_name(letter.reason),
+                        letter.reason.as_str(),
                         letter.at.as_microsecond(),
                     ])?;
                 }
@@ -225,7 +211,7 @@ impl SubscriptionStore for SqliteSubscriptionStore {
             letters.push(DeadLetter {
                 sequence: Sequence::new(number(row, 0)?),
                 attempts: row.get(1)?,
-                reason: reason(&row.get::<_, String>(2)?)?,
+                reason: row.get::<_, String>(2)?.parse()?,
                 at: Timestamp::from_microsecond(row.get(3)?)?,
             });
         }
@@ -249,243 +235,11 @@ fn update_place(connection: &Connection, id: i64, place: &Place) -> Result<usize
         id,
         place.generation.cast_signed(),
         place.position.get().cast_signed(),
-        to_columns(&place.under_way).encode_to_vec(),
+        UnderWay::of(&place.under_way).encode_to_vec(),
     ])
 }
 
 /// A number where SQLite has only signed ones.
 fn number(row: &Row<'_>, column: usize) -> Result<u64, rusqlite::Error> {
     row.get::<_, i64>(column).map(i64::cast_unsigned)
-}
-
-fn reason_name(reason: Reason) -> &'static str {
-    match reason {
-        Reason::MaxAttempts => "max_attempts",
-        Reason::Rejected => "rejected",
-    }
-}
-
-fn reason(name: &str) -> Result<Reason, StoreError> {
-    match name {
-        "max_attempts" => Ok(Reason::MaxAttempts),
-        "rejected" => Ok(Reason::Rejected),
-        other => {
-            Err(format!("a dead letter has the reason `{other}`, which this version does not know").into())
-        }
-    }
-}
-
-fn to_columns(under_way: &[SavedEvent]) -> StoredUnderWay {
-    fn column<T: Default + PartialEq>(under_way: &[SavedEvent], value: impl Fn(&SavedEvent) -> T) -> Vec<T> {
-        if under_way.iter().all(|event| value(event) == T::default()) {
-            return Vec::new();
-        }
-        under_way.iter().map(value).collect()
-    }
-    let mut before = 0;
-    let distance = |event: &SavedEvent| {
-        let sequence = event.sequence.get();
-        sequence - std::mem::replace(&mut before, sequence)
-    };
-    StoredUnderWay {
-        distances: under_way.iter().map(distance).collect(),
-        attempts: column(under_way, |event| event.attempts),
-        retry_at_us: column(under_way, |event| {
-            event.retry_at.map_or(0, Timestamp::as_microsecond)
-        }),
-        entity_ids: column(under_way, |event| event.entity_id.to_string()),
-    }
-}
-
-fn from_columns(stored: &StoredUnderWay) -> Result<Vec<SavedEvent>, StoreError> {
-    let mut sequence = 0_u64;
-    let event = |(at, distance): (usize, &u64)| {
-        sequence = sequence
-            .checked_add(*distance)
-            .ok_or("the place of a subscription is damaged")?;
-        let retry_at_us = stored.retry_at_us.get(at).copied().filter(|&at| at != 0);
-        Ok(SavedEvent {
-            sequence: Sequence::new(sequence),
-            attempts: stored.attempts.get(at).copied().unwrap_or_default(),
-            retry_at: retry_at_us.map(Timestamp::from_microsecond).transpose()?,
-            entity_id: stored
-                .entity_ids
-                .get(at)
-                .map(|id| id.as_str().into())
-                .unwrap_or_default(),
-        })
-    };
-    stored.distances.iter().enumerate().map(event).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::{collection::vec, option, prelude::*};
-
-    use super::*;
-    use crate::subscriptions::dispatch::DeadLetterChanges;
-
-    struct Disk(tempfile::TempDir);
-
-    impl Disk {
-        fn new() -> Self {
-            Self(tempfile::tempdir().unwrap())
-        }
-
-        fn open(&self) -> SqliteSubscriptionStore {
-            SqliteSubscriptionStore::open(&self.0.path().join("subscriptions.db")).unwrap()
-        }
-    }
-
-    fn stored(id: u64, name: &str) -> Stored {
-        Stored {
-            id,
-            name: name.parse().unwrap(),
-            settings: Arc::default(),
-            created_at: Timestamp::from_second(1_000).unwrap(),
-            log_id: LogId::new(u64::MAX),
-            place: Place {
-                position: Sequence::new(41),
-                ..Place::default()
-            },
-            dead_letters: 0,
-        }
-    }
-
-    fn letter(sequence: u64) -> DeadLetter {
-        DeadLetter {
-            sequence: Sequence::new(sequence),
-            attempts: 3,
-            reason: Reason::Rejected,
-            at: Timestamp::from_second(2_000).unwrap(),
-        }
-    }
-
-    fn all() -> Range {
-        Range {
-            after: Sequence::ZERO,
-            through: Sequence::new(u64::MAX >> 1),
-        }
-    }
-
-    #[test]
-    fn what_was_stored_is_there_when_it_is_opened_again() {
-        let disk = Disk::new();
-        let (one, mut other) = (stored(u64::MAX, "one"), stored(2, "other"));
-        let store = disk.open();
-        store.create(&one).unwrap();
-        store.create(&other).unwrap();
-        other.settings = Arc::new(Settings {
-            filter: crate::filter::Filter::parse(&["*.fail".to_owned()], vec![], vec![], vec![]).unwrap(),
-            max_attempts: 7,
-            ..Settings::default()
-        });
-        store.update(2, &other.settings).unwrap();
-        other.place.generation = 3;
-        other.place.under_way = vec![SavedEvent {
-            sequence: Sequence::new(40),
-            attempts: 2,
-            retry_at: Some(Timestamp::from_second(5_000).unwrap()),
-            entity_id: "v1".into(),
-        }];
-        let changes = Changes {
-            id: 2,
-            place: other.place.clone(),
-            dead_letters: DeadLetterChanges {
-                removed: vec![],
-                added: vec![letter(1), letter(5)],
-            },
-        };
-        store.commit(&[changes]).unwrap();
-        other.dead_letters = 2;
-        drop(store);
-        let mut loaded = disk.open().load().unwrap();
-        loaded.sort_by(|one, other| one.name.cmp(&other.name));
-        assert_eq!(loaded, [one, other]);
-    }
-
-    #[test]
-    fn dead_letters_are_read_in_either_direction_and_go_one_by_one_or_up_to_a_place() {
-        let store = Disk::new().open();
-        store.create(&stored(1, "one")).unwrap();
-        let commit = |removed: &[u64], added: &[u64]| {
-            let changes = Changes {
-                id: 1,
-                place: Place::default(),
-                dead_letters: DeadLetterChanges {
-                    removed: removed.iter().copied().map(Sequence::new).collect(),
-                    added: added.iter().copied().map(letter).collect(),
-                },
-            };
-            store.commit(&[changes]).unwrap();
-        };
-        let read = |direction, most| {
-            let letters = store.dead_letters(1, all(), direction, most).unwrap();
-            letters
-                .iter()
-                .map(|letter| letter.sequence.get())
-                .collect::<Vec<_>>()
-        };
-        commit(&[], &[3, 1, 9, 5]);
-        assert_eq!(read(Direction::Forward, 3), [1, 3, 5]);
-        assert_eq!(read(Direction::Backward, 9), [9, 5, 3, 1]);
-        // Put aside again in the same commit: what comes wins.
-        commit(&[3, 5], &[5]);
-        assert_eq!(read(Direction::Forward, 9), [1, 5, 9]);
-        assert_eq!(store.trim_dead_letters(1, Sequence::new(5)).unwrap(), 2);
-        assert_eq!(read(Direction::Forward, 9), [9]);
-    }
-
-    #[test]
-    fn nothing_is_left_of_one_that_was_deleted_also_by_a_commit_that_came_too_late() {
-        let store = Disk::new().open();
-        store.create(&stored(1, "one")).unwrap();
-        let changes = Changes {
-            id: 1,
-            place: Place::default(),
-            dead_letters: DeadLetterChanges {
-                removed: vec![],
-                added: vec![letter(1)],
-            },
-        };
-        store.commit(std::slice::from_ref(&changes)).unwrap();
-        store.delete(1).unwrap();
-        store.commit(&[changes]).unwrap();
-        assert!(store.load().unwrap().is_empty());
-        assert!(
-            store
-                .dead_letters(1, all(), Direction::Forward, 9)
-                .unwrap()
-                .is_empty()
-        );
-    }
-
-    proptest! {
-        #[test]
-        fn events_under_way_survive_being_written_and_read(
-            events in vec((1_u64..1 << 40, 0_u32..9, option::of(1_i64..1 << 50), "[a-z]{0,3}"), 0..20),
-        ) {
-            let mut sequence = 0;
-            let saved = |(distance, attempts, retry_at_us, entity_id): (u64, u32, Option<i64>, String)| {
-                sequence += distance;
-                SavedEvent {
-                    sequence: Sequence::new(sequence),
-                    attempts,
-                    retry_at: retry_at_us.map(|at| Timestamp::from_microsecond(at).unwrap()),
-                    entity_id: entity_id.into(),
-                }
-            };
-            let events: Vec<_> = events.into_iter().map(saved).collect();
-            let bytes = to_columns(&events).encode_to_vec();
-            let read = from_columns(&StoredUnderWay::decode(bytes.as_slice()).unwrap()).unwrap();
-            prop_assert_eq!(read, events);
-        }
-
-        #[test]
-        fn any_bytes_are_read_without_panicking(bytes in vec(any::<u8>(), 0..100)) {
-            if let Ok(columns) = StoredUnderWay::decode(bytes.as_slice()) {
-                let _ = from_columns(&columns);
-            }
-        }
-    }
 }

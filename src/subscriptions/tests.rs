@@ -24,11 +24,13 @@ impl Encode for Nothing {
     }
 }
 
-fn load(directory: &tempfile::TempDir, log_id: u64) -> Arc<Subscriptions> {
+async fn load(directory: &tempfile::TempDir, log_id: u64) -> Arc<Subscriptions> {
     let log = Arc::new(MemoryLog::new(LogId::new(log_id))) as Arc<dyn EventLog>;
     let hub = Hub::new(log, Arc::new(Nothing), &mut Registry::default());
     let store = SqliteSubscriptionStore::open(&directory.path().join("subscriptions.db")).unwrap();
-    Subscriptions::load(Arc::new(store), hub, Clock::system(), &mut Registry::default()).unwrap()
+    Subscriptions::load(Arc::new(store), hub, Clock::system())
+        .await
+        .unwrap()
 }
 
 fn name(name: &str) -> SubscriptionName {
@@ -38,7 +40,7 @@ fn name(name: &str) -> SubscriptionName {
 #[tokio::test(start_paused = true)]
 async fn one_that_nobody_uses_goes_when_its_time_is_over_and_the_trail_says_so() {
     let directory = tempfile::tempdir().unwrap();
-    let subscriptions = load(&directory, 7);
+    let subscriptions = load(&directory, 7).await;
     let brief = Settings {
         inactive_retention: Some(Duration::from_secs(60)),
         ..Settings::default()
@@ -90,7 +92,7 @@ async fn one_that_nobody_uses_goes_when_its_time_is_over_and_the_trail_says_so()
         .collect();
     assert_eq!(told, [("hookstream", "used"), ("hookstream", "unused")]);
     subscriptions.close().await;
-    let left = load(&directory, 7);
+    let left = load(&directory, 7).await;
     assert_eq!(left.all().len(), 1);
     left.close().await;
 }
@@ -98,12 +100,12 @@ async fn one_that_nobody_uses_goes_when_its_time_is_over_and_the_trail_says_so()
 #[tokio::test]
 async fn a_place_in_another_log_is_the_beginning_of_this_one_once_and_for_all() {
     let directory = tempfile::tempdir().unwrap();
-    let subscriptions = load(&directory, 7);
+    let subscriptions = load(&directory, 7).await;
     let created = subscriptions.create(name("one"), Settings::default(), Sequence::new(5));
     created.await.unwrap();
     subscriptions.close().await;
     for _ in 0..2 {
-        let moved = load(&directory, 8);
+        let moved = load(&directory, 8).await;
         let one = moved.get(&name("one")).unwrap();
         let position = one.apply(|dispatch| dispatch.position());
         assert_eq!(position, Sequence::ZERO);
@@ -126,11 +128,11 @@ async fn a_place_in_another_log_is_the_beginning_of_this_one_once_and_for_all() 
 #[tokio::test]
 async fn a_place_past_the_end_of_the_log_goes_on_at_its_end() {
     let directory = tempfile::tempdir().unwrap();
-    let subscriptions = load(&directory, 7);
+    let subscriptions = load(&directory, 7).await;
     let created = subscriptions.create(name("one"), Settings::default(), Sequence::new(5));
     created.await.unwrap();
     subscriptions.close().await;
-    let restored = load(&directory, 7);
+    let restored = load(&directory, 7).await;
     let place = restored
         .get(&name("one"))
         .unwrap()

@@ -32,6 +32,7 @@ mod nats;
 #[path = "../support/port.rs"]
 mod port;
 mod process;
+mod replicas;
 #[path = "../schemas/requests.rs"]
 mod schemas;
 mod secrecy;

@@ -180,7 +180,7 @@ async fn token(service: &Hookstream, operation: TokenOperation) -> TokenAnswer {
     answer.unwrap().into_inner().result.unwrap()
 }
 
-fn with_token<T>(token: &str, message: T) -> Request<T> {
+pub fn with_token<T>(token: &str, message: T) -> Request<T> {
     let mut request = Request::new(message);
     let value = format!("Bearer {token}").parse().unwrap();
     request.metadata_mut().insert("authorization", value);

@@ -7,6 +7,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    net::SocketAddr,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -21,13 +22,19 @@ use hookstream::grpc::proto::{
     manage_subscription_request::{DiscardDeadLetters, Operation, Seek, seek::Target},
     manage_subscription_response::Result as Answer,
 };
-use rand::{RngExt, SeedableRng, rngs::StdRng};
+use hookstream::secret::Secret;
+use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use tempfile::TempDir;
+use tokio::task::JoinHandle;
 use tonic::Status;
 
-use crate::harness::{
-    Client, Delivery, Hookstream, Sender, Stream, about, acknowledge, done, extend, files, from_environment,
-    manage_subscription, millis, number, part_in, reject, retry, standing, until,
+use crate::{
+    cluster::replica,
+    harness::{
+        Client, Delivery, Hookstream, Sender, Stream, about, acknowledge, done, extend, files,
+        from_environment, http, manage_subscription, millis, number, part_in, reject, retry, standing, until,
+    },
+    nats::Nats,
 };
 
 /// What was seen of one subscription, from outside.
@@ -374,12 +381,13 @@ impl Work {
         self.left.lock().unwrap().extend(ack_ids);
     }
 
-    async fn consumer(&self, service: &Hookstream, seed: u64, stopping: &Arc<AtomicBool>) -> Consumer {
+    async fn consumer(&self, seed: u64, life: &Arc<Life>) -> Consumer {
+        let mut random = StdRng::seed_from_u64(seed);
         Consumer {
             work: self.clone(),
-            client: service.client().await,
-            stopping: Arc::clone(stopping),
-            random: StdRng::seed_from_u64(seed),
+            client: life.client(&mut random).await.expect("a service that runs"),
+            life: Arc::clone(life),
+            random,
         }
     }
 
@@ -480,17 +488,89 @@ const MANNERS: [Manner; 11] = [
 /// A little longer than the deadline that consumers have.
 const TOO_LONG: Duration = Duration::from_millis(1100);
 
+/// What those who use a service know of it from outside.
+#[derive(Default)]
+struct Life {
+    /// Where it is to be had: at any of these.
+    replicas: Mutex<Vec<(SocketAddr, SocketAddr)>>,
+    /// Somebody is killed now and then: a call may fail.
+    is_dangerous: AtomicBool,
+    is_over: AtomicBool,
+}
+
+impl Life {
+    /// That of one process, which is safe until it ends.
+    fn of(service: &Hookstream) -> Arc<Self> {
+        let life = Self::default();
+        life.begins(service);
+        Arc::new(life)
+    }
+
+    fn begins(&self, service: &Hookstream) {
+        self.replicas
+            .lock()
+            .unwrap()
+            .push((service.ingress, service.grpc));
+    }
+
+    fn ends(&self, service: &Hookstream) {
+        let mut replicas = self.replicas.lock().unwrap();
+        replicas.retain(|(_, grpc)| *grpc != service.grpc);
+    }
+
+    /// From now on any call may fail, and nobody tries again.
+    fn end(&self) {
+        self.is_dangerous.store(true, Ordering::SeqCst);
+        self.is_over.store(true, Ordering::SeqCst);
+    }
+
+    fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::SeqCst)
+    }
+
+    fn is_dangerous(&self) -> bool {
+        self.is_dangerous.load(Ordering::SeqCst)
+    }
+
+    /// Ingress and gRPC of any replica that runs.
+    fn any(&self, random: &mut StdRng) -> Option<(SocketAddr, SocketAddr)> {
+        let replicas = self.replicas.lock().unwrap();
+        replicas.choose(random).copied()
+    }
+
+    async fn client(&self, random: &mut StdRng) -> Option<Client> {
+        let (_, grpc) = self.any(random)?;
+        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{grpc}")).unwrap();
+        Some(Client::new(endpoint.connect().await.ok()?))
+    }
+}
+
 struct Consumer {
     work: Work,
     client: Client,
-    /// The service is about to be killed: from then on a call may fail.
-    stopping: Arc<AtomicBool>,
+    life: Arc<Life>,
     random: StdRng,
 }
 
 impl Consumer {
-    /// Works until the service is killed.
+    /// Works until the life is over, at one replica after another.
     async fn work(mut self, manner: Manner) {
+        loop {
+            self.work_here(manner).await;
+            self.client = loop {
+                if self.life.is_over() {
+                    return;
+                }
+                if let Some(client) = self.life.client(&mut self.random).await {
+                    break client;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            };
+        }
+    }
+
+    /// Works until a call fails.
+    async fn work_here(&mut self, manner: Manner) {
         if manner == Manner::Heir {
             let left = std::mem::take(&mut *self.work.left.lock().unwrap());
             for ack_ids in left.chunks(1000) {
@@ -565,7 +645,7 @@ impl Consumer {
 
     fn unless_killed<T>(&self, result: Result<T, Status>) -> Option<T> {
         if let Err(status) = &result {
-            assert!(self.stopping.load(Ordering::SeqCst), "{status:?}");
+            assert!(self.life.is_dangerous(), "{status:?}");
         }
         result.ok()
     }
@@ -580,10 +660,7 @@ impl Consumer {
     async fn receive(&mut self, stream: usize, frames: &mut Stream) -> Option<String> {
         let next = frames.next_delivery().await;
         let next = self.unless_killed(next)?;
-        assert!(
-            next.is_some() || self.stopping.load(Ordering::SeqCst),
-            "the stream ends"
-        );
+        assert!(next.is_some() || self.life.is_dangerous(), "the stream ends");
         let delivery = next?;
         self.work.note(Entry::Received {
             stream,
@@ -606,16 +683,11 @@ impl Consumer {
     }
 }
 
-/// Delivers new events about a few entities, and about none, until told to stop.
-async fn produce(
-    sender: Sender,
-    works: Vec<Work>,
-    next: Arc<AtomicU64>,
-    seed: u64,
-    stopping: Arc<AtomicBool>,
-) {
-    let mut random = StdRng::seed_from_u64(seed);
-    while !stopping.load(Ordering::SeqCst) {
+/// Delivers new events about a few entities, and about none, until the life is over; in a dangerous one again and again
+/// until they are taken.
+async fn produce(secret: String, works: Vec<Work>, next: Arc<AtomicU64>, seed: u64, life: Arc<Life>) {
+    let (http, mut random) = (http(), StdRng::seed_from_u64(seed));
+    while !life.is_over() {
         let number = next.fetch_add(1, Ordering::SeqCst);
         for work in &works {
             work.note(Entry::Produced { number });
@@ -624,9 +696,26 @@ async fn produce(
             0 => String::new(),
             entity => format!("video-{entity}"),
         };
-        match sender.try_deliver(about(&entity, number)).await {
-            Ok(status) => assert_eq!(status, 200),
-            Err(error) => assert!(stopping.load(Ordering::SeqCst), "{error}"),
+        loop {
+            let answer = match life.any(&mut random) {
+                Some((ingress, _)) => {
+                    let sender = Sender {
+                        http: http.clone(),
+                        url: format!("http://{ingress}/webhooks/dev"),
+                        secret: Secret::new(secret.clone()).unwrap(),
+                    };
+                    sender.try_deliver(about(&entity, number)).await.ok()
+                }
+                None => None,
+            };
+            if answer == Some(200) || life.is_over() {
+                break;
+            }
+            assert!(
+                life.is_dangerous() && matches!(answer, None | Some(503)),
+                "{answer:?}"
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
         // More than a few hundred a second would only be a longer wait at the end.
         let pause = Duration::from_millis(random.random_range(5..20));
@@ -642,6 +731,35 @@ async fn what_is_settled_stays_so_and_the_rest_comes_whenever_the_process_is_kil
     let mut random = StdRng::seed_from_u64(seed);
     let mut service = Hookstream::start();
     let secret = service.endpoint("dev").await.secret.expose().to_owned();
+    let mut works = Vec::new();
+    for (name, terms) in terms() {
+        works.push(Work::start(&service, name, terms).await);
+    }
+    let next = Arc::new(AtomicU64::new(0));
+    for _ in 0..crashes {
+        for work in &works {
+            if random.random_ratio(1, 4) {
+                work.move_anywhere(&service, &mut random).await;
+            }
+        }
+        let life = Life::of(&service);
+        let tasks = begin(&works, &secret, &next, &life, &mut random).await;
+        let alive = Duration::from_millis(random.random_range(300..2000));
+        tokio::time::sleep(alive).await;
+        life.end();
+        let directory = service.kill();
+        // What the streams and calls of one life gave is noted before the next begins.
+        for task in tasks {
+            task.await.unwrap();
+        }
+        service = Hookstream::start_in(directory, &[], &HashMap::new());
+    }
+
+    finish(&works, service, crashes, &mut random).await;
+}
+
+/// The terms of two subscriptions that are worked.
+fn terms() -> [(&'static str, Subscription); 2] {
     let terms = Subscription {
         ack_deadline: millis(1000),
         min_retry_delay: millis(0),
@@ -656,79 +774,122 @@ async fn what_is_settled_stays_so_and_the_rest_comes_whenever_the_process_is_kil
         ordering: proto::Ordering::PerEntity.into(),
         ..terms.clone()
     };
-    let works = vec![
-        Work::start(&service, "unordered", terms).await,
-        Work::start(&service, "ordered", ordered).await,
-    ];
-    let next = Arc::new(AtomicU64::new(0));
-    for _ in 0..crashes {
-        for work in &works {
-            if random.random_ratio(1, 4) {
-                work.move_anywhere(&service, &mut random).await;
-            }
-        }
-        let stopping = Arc::new(AtomicBool::new(false));
-        let mut tasks = Vec::new();
-        for _ in 0..2 {
-            let sender = service.sender("dev", &secret);
-            tasks.push(tokio::spawn(produce(
-                sender,
-                works.clone(),
-                Arc::clone(&next),
-                random.random(),
-                Arc::clone(&stopping),
-            )));
-        }
-        for work in &works {
-            let any = (0..4).map(|_| MANNERS[random.random_range(0..MANNERS.len())]);
-            let mut manners: Vec<_> = any.collect();
-            // Without these a life may prove little.
-            manners.extend([Manner::Prompt, Manner::Heir, Manner::Dying, Manner::Retrying]);
-            for manner in manners {
-                let consumer = work.consumer(&service, random.random(), &stopping).await;
-                tasks.push(tokio::spawn(consumer.work(manner)));
-            }
-        }
-        let alive = Duration::from_millis(random.random_range(300..2000));
-        tokio::time::sleep(alive).await;
-        stopping.store(true, Ordering::SeqCst);
-        let directory = service.kill();
-        // What the streams and calls of one life gave is noted before the next begins.
-        for task in tasks {
-            task.await.unwrap();
-        }
-        service = Hookstream::start_in(directory, &[], &HashMap::new());
-    }
+    [("unordered", terms), ("ordered", ordered)]
+}
 
-    let stopping = Arc::new(AtomicBool::new(false));
+/// Begins to produce events and to work them, in all manners.
+async fn begin(
+    works: &[Work],
+    secret: &str,
+    next: &Arc<AtomicU64>,
+    life: &Arc<Life>,
+    random: &mut StdRng,
+) -> Vec<JoinHandle<()>> {
     let mut tasks = Vec::new();
-    for work in &works {
+    for _ in 0..2 {
+        tasks.push(tokio::spawn(produce(
+            secret.to_owned(),
+            works.to_vec(),
+            Arc::clone(next),
+            random.random(),
+            Arc::clone(life),
+        )));
+    }
+    for work in works {
+        let any = (0..4).map(|_| MANNERS[random.random_range(0..MANNERS.len())]);
+        let mut manners: Vec<_> = any.collect();
+        // Without these a life may prove little.
+        manners.extend([Manner::Prompt, Manner::Heir, Manner::Dying, Manner::Retrying]);
+        for manner in manners {
+            let consumer = work.consumer(random.random(), life).await;
+            tasks.push(tokio::spawn(consumer.work(manner)));
+        }
+    }
+    tasks
+}
+
+/// Works off what is left, and looks whether every promise was kept.
+async fn finish(works: &[Work], service: Hookstream, faults: u64, random: &mut StdRng) {
+    let life = Life::of(&service);
+    let mut tasks = Vec::new();
+    for work in works {
         for _ in 0..5 {
-            let consumer = work.consumer(&service, random.random(), &stopping).await;
+            let consumer = work.consumer(random.random(), &life).await;
             tasks.push(tokio::spawn(consumer.work(Manner::Prompt)));
         }
     }
     let mut histories = Vec::new();
-    for work in &works {
+    for work in works {
         work.until_settled(&service).await;
     }
-    for work in &works {
+    for work in works {
         histories.push(work.history(&service).await);
     }
-    stopping.store(true, Ordering::SeqCst);
+    life.end();
     service.kill();
     for task in tasks {
         task.await.unwrap();
     }
     for (work, history) in works.iter().zip(&histories) {
         let counts = Counts::of(history);
-        println!("{}: {crashes} kills, {counts:?}", work.name);
+        println!("{}: {faults} faults, {counts:?}", work.name);
         assert!(
-            counts.accepted > crashes && counts.redelivered > crashes,
+            counts.accepted > faults && counts.redelivered > faults,
             "the load is too small to prove anything"
         );
         assert_eq!(violations(history), Vec::<String>::new(), "{}", work.name);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs nats-server: see tests/run"]
+async fn the_same_holds_for_replicas_whichever_of_them_is_killed_or_drained() {
+    let faults = from_environment("HOOKSTREAM_WORK_CRASHES").unwrap_or(10);
+    let seed = from_environment("HOOKSTREAM_SEED").unwrap_or_else(rand::random);
+    println!("HOOKSTREAM_SEED={seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let nats = Nats::start(3, "", "");
+    let start = |directory| tokio::task::block_in_place(|| replica(&nats, directory));
+    let life = Arc::new(Life::default());
+    life.is_dangerous.store(true, Ordering::SeqCst);
+    let mut replicas = Vec::new();
+    for _ in 0..2 {
+        let service = start(Arc::new(tempfile::tempdir().unwrap()));
+        life.begins(&service);
+        replicas.push(service);
+    }
+    let secret = replicas[0].endpoint("dev").await.secret.expose().to_owned();
+    let mut works = Vec::new();
+    for (name, terms) in terms() {
+        works.push(Work::start(&replicas[0], name, terms).await);
+    }
+    let next = Arc::new(AtomicU64::new(0));
+    let tasks = begin(&works, &secret, &next, &life, &mut random).await;
+    for _ in 0..faults {
+        // Now and then long enough for another to have taken over.
+        let (alive, dead) = (random.random_range(300..3000), random.random_range(0..9000));
+        tokio::time::sleep(Duration::from_millis(alive)).await;
+        let service = replicas.swap_remove(random.random_range(0..replicas.len()));
+        life.ends(&service);
+        let is_killed = random.random_bool(0.7);
+        let directory = tokio::task::block_in_place(|| {
+            if is_killed {
+                service.kill()
+            } else {
+                service.drain()
+            }
+        });
+        tokio::time::sleep(Duration::from_millis(dead)).await;
+        let service = start(directory);
+        life.begins(&service);
+        replicas.push(service);
+    }
+    life.end();
+    let directories: Vec<_> = replicas.into_iter().map(Hookstream::kill).collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    finish(&works, start(directories[0].clone()), faults, &mut random).await;
 }
 
 /// How much a history has to prove anything with. Read by people.
@@ -781,18 +942,18 @@ async fn a_rolling_restart_of_five_consumers_loses_nothing_and_doubles_nothing_t
         ..Subscription::default()
     };
     let work = Work::start(&service, "work", terms).await;
-    let stopping = Arc::new(AtomicBool::new(false));
+    let (production, life) = (Life::of(&service), Life::of(&service));
     let mut consumers = Vec::new();
     for seed in 0..5 {
-        let consumer = work.consumer(&service, seed, &stopping).await;
+        let consumer = work.consumer(seed, &life).await;
         consumers.push(tokio::spawn(consumer.work(Manner::Prompt)));
     }
-    let enough = Arc::new(AtomicBool::new(false));
     let producers: Vec<_> = (0..4)
         .map(|seed| {
             let next = Arc::new(AtomicU64::new(seed << 32));
             let works = vec![work.clone()];
-            tokio::spawn(produce(sender.clone(), works, next, seed, Arc::clone(&enough)))
+            let secret = sender.secret.expose().to_owned();
+            tokio::spawn(produce(secret, works, next, seed, Arc::clone(&production)))
         })
         .collect();
     for round in 0..3 {
@@ -801,7 +962,7 @@ async fn a_rolling_restart_of_five_consumers_loses_nothing_and_doubles_nothing_t
             // In the middle of whatever it does.
             consumer.abort();
             let restarted = work.now();
-            let new = work.consumer(&service, round, &stopping).await;
+            let new = work.consumer(round, &life).await;
             *consumer = tokio::spawn(new.work(Manner::Prompt));
             let works = async || {
                 let history = work.history.lock().unwrap();
@@ -813,13 +974,13 @@ async fn a_rolling_restart_of_five_consumers_loses_nothing_and_doubles_nothing_t
             until("the new one gets events", works).await;
         }
     }
-    enough.store(true, Ordering::SeqCst);
+    production.end();
     for producer in producers {
         producer.await.unwrap();
     }
     work.until_settled(&service).await;
     let history = work.history(&service).await;
-    stopping.store(true, Ordering::SeqCst);
+    life.end();
     service.kill();
     for consumer in consumers {
         consumer.await.unwrap();
@@ -942,8 +1103,7 @@ async fn the_checker_finds_a_service_that_forgets_what_it_accepted() {
 /// Handles three events and kills the service; the promises that are broken then.
 async fn handle_three(work: &Work, directory: Arc<TempDir>) -> Vec<String> {
     let service = Hookstream::start_in(directory, &[], &HashMap::new());
-    let stopping = Arc::new(AtomicBool::new(false));
-    let mut consumer = work.consumer(&service, 0, &stopping).await;
+    let mut consumer = work.consumer(0, &Life::of(&service)).await;
     let (stream, mut frames) = consumer.open().await.unwrap();
     for _ in 0..3 {
         let ack_id = consumer.receive(stream, &mut frames).await.unwrap();

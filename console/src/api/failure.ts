@@ -37,6 +37,8 @@ function sentence(code: Code, reason: string, metadata: Record<string, string>, 
       return "The service is restarting.";
     case "LOG_UNAVAILABLE":
       return "The service cannot read or write its log at the moment. See its own log for the cause.";
+    case "SUBSCRIPTIONS_MOVING":
+      return "The subscriptions are moving to another replica.";
     case "EVENT_NOT_FOUND":
       return "This event is no longer kept: retention has removed it.";
     case "SUBSCRIPTION_NOT_FOUND":

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use tempfile::TempDir;
 use tokio::sync::watch;
 
-use super::{ALL, nats::Nats, read_all, whole};
+use super::{ALL, read_all, whole};
 use crate::{
     event::{EventId, LogId, NewEvent, Sequence, StoredEvent},
     filter::Filter,
@@ -24,6 +24,7 @@ use crate::{
         Trimmed, jetstream::JetStreamLog, metrics::LogMetrics,
     },
     nats::Settings,
+    nats_server::Nats,
 };
 
 /// A stream of its own on servers that are shared, and the copies of its replicas.
@@ -102,11 +103,11 @@ impl Replicas {
         &self.logs[turn % self.logs.len()]
     }
 
-    /// Waits until all replicas have what one has.
+    /// Waits until all replicas have what one has. More than its bounds: an event that is a twin moves none.
     async fn settle(&self, one: &JetStreamLog) {
-        let bounds = one.bounds();
+        let (position, trimmed) = (one.position(), one.bounds().trimmed);
         for log in &self.logs {
-            while log.bounds().tail < bounds.tail || log.bounds().trimmed < bounds.trimmed {
+            while log.position() < position || log.bounds().trimmed < trimmed {
                 tokio::time::sleep(std::time::Duration::from_millis(1)).await;
             }
         }

@@ -1,0 +1,355 @@
+//! Calls about subscriptions, carried out where these are served: here, or at another replica, which is asked over this same
+//! interface. Owns finding that replica and passing on what it says, byte for byte; what a subscription is and does is
+//! decided in `subscriptions`.
+
+use std::{
+    marker::PhantomData,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use bytes::{Buf, Bytes};
+use futures_util::{Stream, StreamExt};
+use http::uri::{PathAndQuery, Scheme};
+use parking_lot::Mutex;
+use prost::Message;
+use tonic::{
+    Code, Request, Status,
+    client::Grpc,
+    codec::{Codec, DecodeBuf, Decoder},
+    metadata::{MetadataMap, MetadataValue},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
+};
+use tonic_prost::{ProstCodec, ProstEncoder};
+use tonic_types::StatusExt;
+
+use super::{
+    encoded::Encoded,
+    events::{self, EventReader},
+    proto::{
+        AcknowledgeEventsRequest, AcknowledgeEventsResponse, ListEventsRequest, ManageSubscriptionRequest,
+        ManageSubscriptionResponse, SubscribeEventsRequest,
+    },
+    status::Refusal,
+    subscriptions::SubscriptionManager,
+};
+use crate::{
+    access::{Caller, VOUCHER_HEADER, Vouchers},
+    clock::Clock,
+    hub::Hub,
+    limits,
+    subscriptions::{Serving, ServingReplica, Subscriptions},
+};
+
+/// How another replica is asked.
+#[derive(Clone, Debug)]
+pub struct Replicas {
+    /// What it believes of callers.
+    pub vouchers: Vouchers,
+    /// Authorities for the certificates of replicas (PEM), beside those of the system.
+    pub authorities: Option<Vec<u8>>,
+}
+
+/// The subscriptions, wherever they are served.
+#[derive(Clone)]
+pub(super) struct SubscriptionCalls {
+    serving: ServingReplica,
+    replicas: Option<Replicas>,
+    connections: Arc<Mutex<Connections>>,
+    next: Arc<AtomicUsize>,
+    hub: Arc<Hub>,
+    events: EventReader,
+    clock: Clock,
+}
+
+/// Connections to one replica.
+#[derive(Default)]
+struct Connections {
+    url: String,
+    channels: Vec<Channel>,
+}
+
+/// Where a call is carried out.
+enum Place {
+    Here(SubscriptionManager),
+    There(Box<Replica>),
+}
+
+/// Another replica, asked for one caller.
+struct Replica {
+    client: Grpc<Channel>,
+    metadata: MetadataMap,
+}
+
+impl SubscriptionCalls {
+    /// The subscriptions that are served by `serving`; other replicas than this are asked as `replicas` says.
+    pub(super) fn new(
+        serving: ServingReplica,
+        replicas: Option<Replicas>,
+        hub: Arc<Hub>,
+        events: EventReader,
+        clock: Clock,
+    ) -> Self {
+        Self {
+            serving,
+            replicas,
+            connections: Arc::default(),
+            next: Arc::default(),
+            hub,
+            events,
+            clock,
+        }
+    }
+
+    /// One operation.
+    pub(super) async fn manage(
+        &self,
+        caller: Caller,
+        request: ManageSubscriptionRequest,
+    ) -> Result<ManageSubscriptionResponse, Refusal> {
+        match self.place(&caller).await? {
+            Place::Here(manager) => manager.manage(caller, request).await,
+            Place::There(replica) => replica.answer("ManageSubscription", request).await,
+        }
+    }
+
+    /// Says what became of events.
+    pub(super) async fn acknowledge(
+        &self,
+        caller: Caller,
+        request: AcknowledgeEventsRequest,
+    ) -> Result<AcknowledgeEventsResponse, Refusal> {
+        match self.place(&caller).await? {
+            Place::Here(manager) => manager.acknowledge(caller, request).await,
+            Place::There(replica) => replica.answer("AcknowledgeEvents", request).await,
+        }
+    }
+
+    /// One page of dead letters.
+    pub(super) async fn list_dead_letters(
+        &self,
+        caller: Caller,
+        request: ListEventsRequest,
+    ) -> Result<Encoded, Refusal> {
+        match self.place(&caller).await? {
+            Place::Here(manager) => manager.list_dead_letters(caller, request).await,
+            Place::There(replica) => Ok(replica.unary("ListEvents", request).await?.into()),
+        }
+    }
+
+    /// Takes part in a subscription.
+    pub(super) async fn subscribe(
+        &self,
+        caller: Caller,
+        request: SubscribeEventsRequest,
+    ) -> Result<impl Stream<Item = Result<Encoded, Status>> + Send + use<>, Refusal> {
+        Ok(match self.place(&caller).await? {
+            Place::Here(manager) => manager.subscribe(caller, request).await?.left_stream(),
+            Place::There(replica) => {
+                let permit = caller.take_stream()?;
+                let frames = replica.stream("SubscribeEvents", request).await?;
+                events::while_credentials_last(frames, caller, permit).right_stream()
+            }
+        })
+    }
+
+    /// Finds out who serves them. While that moves, a call waits.
+    async fn place(&self, caller: &Caller) -> Result<Place, Refusal> {
+        let mut serving = self.serving.clone();
+        let found = async {
+            loop {
+                match serving.now() {
+                    Serving::Here(subscriptions) => return Ok(Place::Here(self.manager(subscriptions))),
+                    // Who asks takes this replica for the one; it will learn better.
+                    Serving::At(_) | Serving::Nowhere if caller.is_vouched() => {
+                        return Err(Refusal::SubscriptionsMoving);
+                    }
+                    Serving::At(url) => {
+                        if let Some(replica) = self.replica(&url, caller).await {
+                            return Ok(Place::There(Box::new(replica)));
+                        }
+                    }
+                    Serving::Nowhere => {}
+                }
+                serving.changed().await;
+            }
+        };
+        let found = tokio::time::timeout(limits::SUBSCRIPTIONS_SERVER_WAIT, found).await;
+        found.unwrap_or(Err(Refusal::SubscriptionsMoving))
+    }
+
+    fn manager(&self, subscriptions: Arc<Subscriptions>) -> SubscriptionManager {
+        let (hub, events) = (Arc::clone(&self.hub), self.events.clone());
+        SubscriptionManager::new(subscriptions, hub, events, self.clock.clone())
+    }
+
+    /// The replica of this URL; `None` if it cannot be reached.
+    async fn replica(&self, url: &str, caller: &Caller) -> Option<Replica> {
+        let replicas = self.replicas.as_ref()?;
+        let voucher = replicas.vouchers.seal(&caller.identity().name, url)?;
+        let mut voucher = MetadataValue::try_from(voucher).ok()?;
+        voucher.set_sensitive(true);
+        let mut metadata = MetadataMap::new();
+        metadata.insert(VOUCHER_HEADER, voucher);
+        let channel = match self.channel(replicas, url).await {
+            Ok(channel) => channel,
+            Err(error) => {
+                let error = format!("{:#}", anyhow::Error::from(error));
+                tracing::warn!(
+                    url,
+                    error,
+                    "the replica that serves the subscriptions cannot be reached"
+                );
+                return None;
+            }
+        };
+        // What comes is what that replica would have sent to this caller itself.
+        let client = Grpc::new(channel).max_decoding_message_size(usize::MAX);
+        Some(Replica { client, metadata })
+    }
+
+    /// A connection to the replica of this URL.
+    async fn channel(&self, replicas: &Replicas, url: &str) -> Result<Channel, tonic::transport::Error> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed) % limits::REPLICA_CONNECTIONS;
+        {
+            let mut connections = self.connections.lock();
+            if connections.url != url {
+                *connections = Connections {
+                    url: url.to_owned(),
+                    channels: Vec::new(),
+                };
+            }
+            if let Some(channel) = connections.channels.get(number) {
+                return Ok(channel.clone());
+            }
+        }
+        let mut endpoint = Endpoint::from_shared(url.to_owned())?
+            .connect_timeout(limits::REPLICA_CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(limits::REPLICA_KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(limits::REPLICA_KEEPALIVE_INTERVAL)
+            .keep_alive_while_idle(true);
+        if endpoint.uri().scheme() == Some(&Scheme::HTTPS) {
+            let tls = ClientTlsConfig::new().with_native_roots();
+            let authorities = replicas.authorities.iter().map(Certificate::from_pem);
+            endpoint = endpoint.tls_config(tls.ca_certificates(authorities))?;
+        }
+        let channel = endpoint.connect().await?;
+        let mut connections = self.connections.lock();
+        if connections.url == url {
+            connections.channels.push(channel.clone());
+        }
+        Ok(channel)
+    }
+}
+
+impl Replica {
+    async fn answer<Q, A>(self, call: &str, request: Q) -> Result<A, Refusal>
+    where
+        Q: Message + Default + 'static,
+        A: Message + Default,
+    {
+        let answer = self.unary(call, request).await?;
+        A::decode(answer).map_err(|_| refused(Status::internal("an answer that is none")))
+    }
+
+    async fn unary<Q: Message + Default + 'static>(
+        mut self,
+        call: &str,
+        request: Q,
+    ) -> Result<Bytes, Refusal> {
+        self.ready().await?;
+        let request = self.request(request);
+        let answer = self.client.unary(request, path(call), BytesCodec::default());
+        Ok(answer.await.map_err(refused)?.into_inner())
+    }
+
+    async fn stream<Q: Message + Default + 'static>(
+        mut self,
+        call: &str,
+        request: Q,
+    ) -> Result<impl Stream<Item = Result<events::Ready, Refusal>> + Send + use<Q>, Refusal> {
+        self.ready().await?;
+        let request = self.request(request);
+        let answer = self
+            .client
+            .server_streaming(request, path(call), BytesCodec::default());
+        let frames = answer.await.map_err(refused)?.into_inner();
+        Ok(frames.map(|frame| {
+            frame
+                .map(|frame: Bytes| Encoded::from(frame).into())
+                .map_err(refused)
+        }))
+    }
+
+    async fn ready(&mut self) -> Result<(), Refusal> {
+        let ready = self.client.ready().await;
+        ready.map_err(|error| refused(Status::from_error(error.into())))
+    }
+
+    fn request<Q>(&self, request: Q) -> Request<Q> {
+        Request::from_parts(self.metadata.clone(), http::Extensions::default(), request)
+    }
+}
+
+fn path(call: &str) -> PathAndQuery {
+    let path = format!("/{}/{call}", super::SERVICE_NAME);
+    PathAndQuery::from_maybe_shared(path).unwrap_or_else(|_| PathAndQuery::from_static("/"))
+}
+
+/// What another replica refused, or that it did not answer.
+fn refused(status: Status) -> Refusal {
+    match status.code() {
+        // It is this replica that is not believed, not the caller.
+        Code::Unauthenticated => {
+            tracing::error!(
+                error = status.message(),
+                "the replica that serves the subscriptions does not believe this one: do both have the same sealing key and the \
+                 right time, and is its --advertise-url right?"
+            );
+            Refusal::SubscriptionsMoving
+        }
+        // Every refusal of the service says why.
+        _ if status.get_details_error_info().is_none() => {
+            tracing::debug!(%status, "the replica that serves the subscriptions did not answer");
+            Refusal::SubscriptionsMoving
+        }
+        _ => Refusal::OfReplica(Box::new(status)),
+    }
+}
+
+/// Sends messages, and takes what comes as it is.
+struct BytesCodec<Q>(PhantomData<Q>);
+
+struct BytesDecoder;
+
+impl<Q> Default for BytesCodec<Q> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<Q: Message + Default + 'static> Codec for BytesCodec<Q> {
+    type Encode = Q;
+    type Decode = Bytes;
+    type Encoder = ProstEncoder<Q>;
+    type Decoder = BytesDecoder;
+
+    fn encoder(&mut self) -> ProstEncoder<Q> {
+        ProstCodec::<Q, ()>::default().encoder()
+    }
+
+    fn decoder(&mut self) -> BytesDecoder {
+        BytesDecoder
+    }
+}
+
+impl Decoder for BytesDecoder {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, source: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        Ok(Some(source.copy_to_bytes(source.remaining())))
+    }
+}

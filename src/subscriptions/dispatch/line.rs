@@ -23,10 +23,8 @@ pub(super) struct Line {
     streams: HashMap<StreamId, Stream>,
     /// Who stands in line: how many events they hold, under which lease they took the last one, who they are.
     waiting: BTreeSet<(usize, u64, StreamId)>,
-    /// How many were woken and have not looked yet.
-    woken: usize,
-    /// Since when that is so, as far as anybody watched.
-    woken_since: Option<Instant>,
+    /// Who was woken and has not looked yet, and since when that is so, as far as anybody watched.
+    woken: HashMap<StreamId, Option<Instant>>,
     next_stream: u64,
     /// Events that one stream may hold.
     most: usize,
@@ -42,8 +40,6 @@ struct Stream {
     taken: Option<Sequence>,
     /// It asked in vain and has not asked again.
     waits: bool,
-    /// It was told to ask again.
-    woken: bool,
     notify: Arc<Notify>,
 }
 
@@ -69,7 +65,6 @@ impl Line {
             last_lease: 0,
             taken: None,
             waits: false,
-            woken: false,
             notify: Arc::default(),
         };
         let notify = Arc::clone(&stream.notify);
@@ -95,7 +90,7 @@ impl Line {
 
     /// How many were woken and have not looked yet.
     pub(super) fn woken(&self) -> usize {
-        self.woken
+        self.woken.len()
     }
 
     /// A stream looks by itself and waits no more. Whether it may take an event.
@@ -104,8 +99,8 @@ impl Line {
             return false;
         };
         self.waiting.remove(&stream.place(id));
-        self.woken -= usize::from(stream.woken);
-        (stream.waits, stream.woken) = (false, false);
+        self.woken.remove(&id);
+        stream.waits = false;
         stream.held < self.most.min(stream.max_unacknowledged)
     }
 
@@ -156,8 +151,11 @@ impl Line {
         let most = self.most;
         let lines_up = |stream: &&Stream| {
             let has_room = stream.held < most.min(stream.max_unacknowledged);
-            stream.waits && !stream.woken && has_room
+            stream.waits && has_room
         };
+        if self.woken.contains_key(&id) {
+            return;
+        }
         if let Some(stream) = self.streams.get(&id).filter(lines_up) {
             self.waiting.insert(stream.place(id));
         }
@@ -173,37 +171,33 @@ impl Line {
     /// Wakes a stream for each of so many events. Nobody is woken for what another was woken for, or the one whose turn it
     /// is would have to race for it. Whether somebody was woken.
     pub(super) fn wake(&mut self, events: usize) -> bool {
-        let before = self.woken;
-        while self.woken < events
+        let before = self.woken.len();
+        while self.woken.len() < events
             && let Some((.., id)) = self.waiting.pop_first()
         {
-            if let Some(stream) = self.streams.get_mut(&id) {
+            if let Some(stream) = self.streams.get(&id) {
                 stream.notify.notify_one();
-                stream.woken = true;
-                self.woken += 1;
+                self.woken.insert(id, None);
             }
         }
-        self.woken > before
+        self.woken.len() > before
     }
 
     /// A stream whose connection is clogged does not look when it is woken. After a while it is no longer waited for, and
     /// another is woken in its place. When to watch again, if somebody is woken.
     pub(super) fn watch(&mut self, events: usize, now: Instant) -> Option<Instant> {
-        let since = *self.woken_since.get_or_insert(now);
-        if self.woken > 0 && now >= since + limits::WOKEN_STREAM_PATIENCE {
-            for stream in self.streams.values_mut().filter(|stream| stream.woken) {
+        let streams = &mut self.streams;
+        self.woken.retain(|id, since| {
+            let is_waited_for = now < *since.get_or_insert(now) + limits::WOKEN_STREAM_PATIENCE;
+            if let Some(stream) = streams.get_mut(id).filter(|_| !is_waited_for) {
                 // It was told, and looks by itself when it can.
-                (stream.waits, stream.woken) = (false, false);
+                stream.waits = false;
             }
-            self.woken = 0;
-            self.woken_since = Some(now);
-            self.wake(events);
-        }
-        if self.woken == 0 {
-            self.woken_since = None;
-        }
-        self.woken_since
-            .map(|since| since + limits::WOKEN_STREAM_PATIENCE)
+            is_waited_for
+        });
+        self.wake(events);
+        let since = self.woken.values_mut().map(|since| *since.get_or_insert(now));
+        since.min().map(|since| since + limits::WOKEN_STREAM_PATIENCE)
     }
 
     /// Tells every stream to look.
@@ -219,19 +213,16 @@ impl Line {
         for (id, stream) in &self.streams {
             assert_eq!(held.remove(id).unwrap_or_default(), stream.held);
             let has_room = stream.held < self.most.min(stream.max_unacknowledged);
-            let lines_up = stream.waits && !stream.woken && has_room;
+            let lines_up = stream.waits && !self.woken.contains_key(id) && has_room;
             assert_eq!(self.waiting.contains(&stream.place(*id)), lines_up);
         }
         assert!(held.is_empty(), "a stream that is gone holds something");
         assert!(self.waiting.len() <= self.streams.len());
-        assert_eq!(
-            self.woken,
-            self.streams.values().filter(|stream| stream.woken).count()
-        );
+        assert!(self.woken.keys().all(|id| self.streams.contains_key(id)));
     }
 
     #[cfg(test)]
     pub(super) fn is_woken(&self, id: StreamId) -> bool {
-        self.streams[&id].woken
+        self.woken.contains_key(&id)
     }
 }

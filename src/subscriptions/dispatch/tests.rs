@@ -202,6 +202,35 @@ fn one_event_wakes_one_stream_and_another_only_if_that_one_does_not_look() {
 }
 
 #[test]
+fn a_stream_that_looks_whenever_it_is_woken_is_waited_for_each_time_anew() {
+    let mut bench = Bench::new(settings());
+    let streams = [bench.open(), bench.open()];
+    streams
+        .iter()
+        .for_each(|&stream| assert_eq!(bench.take(stream), None));
+    let woken = |bench: &Bench| streams.map(|id| bench.dispatch.line.is_woken(id));
+    let settle = |bench: &mut Bench| {
+        let turn = woken(bench).iter().position(|&is_woken| is_woken).unwrap();
+        let (_, _, id) = bench.take(streams[turn]).unwrap();
+        bench.acknowledge(id, Outcome::Done);
+        assert_eq!(bench.take(streams[turn]), None);
+    };
+    for _ in 0..3 {
+        bench.feed(1);
+        bench.pass(Duration::ZERO);
+        settle(&mut bench);
+        // Another is woken, and that is seen just before the first wake would have been too long ago.
+        bench.feed(1);
+        let turn = woken(&bench);
+        bench.pass(limits::WOKEN_STREAM_PATIENCE - Duration::from_millis(1));
+        bench.pass(Duration::from_millis(1));
+        assert_eq!(woken(&bench), turn);
+        settle(&mut bench);
+    }
+    bench.check();
+}
+
+#[test]
 fn a_deadline_that_passes_hands_the_event_on_and_makes_the_acknowledgement_late() {
     let mut bench = Bench::new(settings());
     let (slow, other) = (bench.open(), bench.open());

@@ -58,7 +58,7 @@ GROUPS = {
     "TLS": r".*-tls-.*",
     "HeyGen": r"heygen-.*|reconcile-.*|rotate-secrets-after",
     "Storage": r"data-dir|log|retention-.*",
-    "JetStream": r"jetstream-.*",
+    "JetStream": r"jetstream-.*|advertise-.*",
     "Running": r"config|drain-deadline|log-format",
 }
 

@@ -5,7 +5,6 @@
 
 use std::{
     collections::HashMap,
-    net::SocketAddr,
     process::Command,
     sync::{
         Arc, Mutex,
@@ -26,15 +25,16 @@ use tempfile::TempDir;
 
 use crate::{
     crash::{History, seen, violations},
+    fleet::{Addresses, Fleet},
     harness::{
-        Client, FREE_PORTS, Hookstream, SEALING_KEY, Sender, after, binary, body, from_environment,
-        from_start, http, manage, reason, until,
+        FREE_PORTS, Hookstream, SEALING_KEY, Sender, after, binary, body, from_environment, from_start, http,
+        manage, reason, until,
     },
     link::Link,
     nats::Nats,
 };
 
-const SECRET: &str = "whsec_the_same_at_every_replica";
+pub const SECRET: &str = "whsec_the_same_at_every_replica";
 
 /// A replica in this directory.
 pub fn replica(nats: &Nats, directory: Arc<TempDir>) -> Hookstream {
@@ -42,7 +42,7 @@ pub fn replica(nats: &Nats, directory: Arc<TempDir>) -> Hookstream {
 }
 
 /// A replica that reaches its servers through links.
-fn replica_through(links: &[Link], directory: Arc<TempDir>) -> Hookstream {
+pub fn replica_through(links: &[Link], directory: Arc<TempDir>) -> Hookstream {
     let urls: Vec<_> = links
         .iter()
         .map(|link| format!("nats://{}", link.address))
@@ -75,10 +75,13 @@ fn replica_at(
 
 /// A new replica, and the endpoint that all of them have.
 async fn new_replica(nats: &Nats) -> Hookstream {
-    with_endpoint(replica(nats, Arc::new(tempfile::tempdir().unwrap()))).await
+    let service = replica(nats, Arc::new(tempfile::tempdir().unwrap()));
+    with_endpoint(&service).await;
+    service
 }
 
-async fn with_endpoint(service: Hookstream) -> Hookstream {
+/// Makes the endpoint, unless it is there.
+pub async fn with_endpoint(service: &Hookstream) {
     let create = Create {
         name: "dev".to_owned(),
         secret: SECRET.to_owned(),
@@ -88,7 +91,6 @@ async fn with_endpoint(service: Hookstream) -> Hookstream {
         Ok(_) => {}
         Err(status) => assert_eq!(reason(&status), "ENDPOINT_EXISTS"),
     }
-    service
 }
 
 /// What the commands say that a service cannot start for.
@@ -255,29 +257,6 @@ fn what_cannot_be_the_log_is_refused_and_left_as_it_is() {
     assert!(too_many.contains("replicas > 1 not supported"), "{too_many}");
 }
 
-/// Where deliveries and streams go at the moment.
-#[derive(Default)]
-struct Balancer {
-    replicas: Mutex<Vec<Option<(SocketAddr, SocketAddr)>>>,
-    turn: AtomicU64,
-}
-
-impl Balancer {
-    fn set(&self, number: usize, service: Option<&Hookstream>) {
-        let mut replicas = self.replicas.lock().unwrap();
-        if replicas.len() <= number {
-            replicas.resize(number + 1, None);
-        }
-        replicas[number] = service.map(|service| (service.ingress, service.grpc));
-    }
-
-    fn next(&self) -> Option<(SocketAddr, SocketAddr)> {
-        let replicas = self.replicas.lock().unwrap();
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed) as usize;
-        replicas.get(turn % replicas.len().max(1)).copied().flatten()
-    }
-}
-
 /// What the load saw.
 struct Seen {
     history: Mutex<History>,
@@ -288,13 +267,13 @@ struct Seen {
 }
 
 /// Delivers new events, each again and again until it is answered with 200, as HeyGen does.
-async fn deliver(balancer: Arc<Balancer>, seen: Arc<Seen>) {
+async fn deliver(addresses: Arc<Addresses>, seen: Arc<Seen>) {
     let http = http();
     while !seen.stop.load(Ordering::SeqCst) {
         let body = body("avatar_video.success", seen.next.fetch_add(1, Ordering::SeqCst)).into_bytes();
         let started = Instant::now();
         loop {
-            let Some((ingress, _)) = balancer.next() else {
+            let Some(ingress) = addresses.ingress() else {
                 tokio::time::sleep(Duration::from_millis(5)).await;
                 continue;
             };
@@ -317,7 +296,7 @@ async fn deliver(balancer: Arc<Balancer>, seen: Arc<Seen>) {
 }
 
 /// Follows from wherever it got to, at whichever replica there is, until it has seen the sequence `end` says.
-async fn follow(balancer: Arc<Balancer>, seen_by_all: Arc<Seen>, end: Arc<Mutex<Option<u64>>>) {
+async fn follow(addresses: Arc<Addresses>, seen_by_all: Arc<Seen>, end: Arc<Mutex<Option<u64>>>) {
     let mut cursor: Option<String> = None;
     let at_end = |cursor: &Option<String>| {
         let end = *end.lock().unwrap();
@@ -325,19 +304,12 @@ async fn follow(balancer: Arc<Balancer>, seen_by_all: Arc<Seen>, end: Arc<Mutex<
         cursor.is_some() && end.is_some() && received.last().map(|(sequence, _)| *sequence) == end
     };
     while !at_end(&cursor) {
-        let Some((_, grpc)) = balancer.next() else {
+        let Some(mut client) = addresses.client().await else {
             tokio::time::sleep(Duration::from_millis(5)).await;
             continue;
         };
-        let Ok(endpoint) = tonic::transport::Endpoint::from_shared(format!("http://{grpc}"))
-            .unwrap()
-            .connect()
-            .await
-        else {
-            continue;
-        };
         let request = cursor.as_deref().map_or_else(from_start, after);
-        let Ok(frames) = Client::new(endpoint).subscribe_events(request).await else {
+        let Ok(frames) = client.subscribe_events(request).await else {
             tokio::time::sleep(Duration::from_millis(20)).await;
             continue;
         };
@@ -365,21 +337,8 @@ async fn i1_i3_i4_i6_hold_whichever_replica_or_server_is_killed_restarted_or_cut
     let seed = from_environment("HOOKSTREAM_SEED").unwrap_or_else(rand::random);
     println!("HOOKSTREAM_SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed);
-    let mut nats = Nats::start(3, "", "");
-    let (balancer, end) = (Arc::new(Balancer::default()), Arc::new(Mutex::new(None)));
-    let (mut links, mut replicas) = (Vec::new(), Vec::new());
-    for number in 0..2 {
-        let mut to_servers = Vec::new();
-        for server in 0..3 {
-            to_servers.push(Link::to(nats.port_of(server)).await);
-        }
-        let directory = Arc::new(tempfile::tempdir().unwrap());
-        let service = tokio::task::block_in_place(|| replica_through(&to_servers, directory));
-        let service = with_endpoint(service).await;
-        balancer.set(number, Some(&service));
-        replicas.push(Some(service));
-        links.push(to_servers);
-    }
+    let mut fleet = Fleet::start().await;
+    let (addresses, end) = (Arc::clone(&fleet.addresses), Arc::new(Mutex::new(None)));
     let seen_by_all = Arc::new(Seen {
         history: Mutex::default(),
         slowest: Mutex::default(),
@@ -387,57 +346,12 @@ async fn i1_i3_i4_i6_hold_whichever_replica_or_server_is_killed_restarted_or_cut
         stop: AtomicBool::new(false),
     });
     let senders: Vec<_> = (0..6)
-        .map(|_| tokio::spawn(deliver(Arc::clone(&balancer), Arc::clone(&seen_by_all))))
+        .map(|_| tokio::spawn(deliver(Arc::clone(&addresses), Arc::clone(&seen_by_all))))
         .collect();
-    let follower = tokio::spawn(follow(
-        Arc::clone(&balancer),
-        Arc::clone(&seen_by_all),
-        Arc::clone(&end),
-    ));
+    let follower = tokio::spawn(follow(addresses, Arc::clone(&seen_by_all), Arc::clone(&end)));
     for _ in 0..faults {
         tokio::time::sleep(Duration::from_millis(random.random_range(100..1500))).await;
-        let dead = Duration::from_millis(random.random_range(0..2000));
-        let fault = random.random_range(0..6);
-        if fault < 3 {
-            let number = random.random_range(0..replicas.len());
-            let service = replicas[number].take().unwrap();
-            balancer.set(number, None);
-            let directory = match fault {
-                0 | 1 => service.kill(),
-                _ => tokio::task::block_in_place(|| service.drain()),
-            };
-            tokio::time::sleep(dead).await;
-            let service = tokio::task::block_in_place(|| replica_through(&links[number], directory));
-            balancer.set(number, Some(&service));
-            replicas[number] = Some(service);
-        } else if fault == 3 {
-            // From all servers, or from one of them.
-            let cut = &links[random.random_range(0..links.len())];
-            let cut = if random.random_bool(0.5) {
-                &cut[..]
-            } else {
-                &cut[..1]
-            };
-            cut.iter().for_each(|link| link.set_cut(true));
-            tokio::time::sleep(2 * dead).await;
-            cut.iter().for_each(|link| link.set_cut(false));
-        } else {
-            let number = random.random_range(0..3);
-            nats.kill_server(number);
-            tokio::time::sleep(dead).await;
-            tokio::task::block_in_place(|| nats.start_server(number));
-            // A majority has to be there before the next one goes.
-            let all_ready = async || {
-                for replica in replicas.iter().flatten() {
-                    if replica.admin("/readyz").await.0 != 200 {
-                        return false;
-                    }
-                }
-                true
-            };
-            until("all replicas are ready", all_ready).await;
-            tokio::time::sleep(Duration::from_secs(2)).await;
-        }
+        println!("{}", fleet.fault(&mut random).await);
     }
     seen_by_all.stop.store(true, Ordering::SeqCst);
     for sender in senders {
@@ -447,7 +361,7 @@ async fn i1_i3_i4_i6_hold_whichever_replica_or_server_is_killed_restarted_or_cut
     let mut stored: Vec<Vec<_>> = Vec::new();
     let settled = async || {
         stored.clear();
-        for replica in replicas.iter().flatten() {
+        for replica in fleet.replicas() {
             stored.push(replica.stored().await.into_iter().map(seen).collect());
         }
         let acknowledged = seen_by_all.history.lock().unwrap().acknowledged.len();

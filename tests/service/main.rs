@@ -21,6 +21,7 @@ mod crash;
 mod endpoints;
 mod events;
 mod faults;
+mod fleet;
 mod harness;
 mod heygen;
 mod identity;

@@ -7,7 +7,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::SocketAddr,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -23,18 +22,18 @@ use hookstream::grpc::proto::{
     manage_subscription_response::Result as Answer,
 };
 use hookstream::secret::Secret;
-use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tonic::Status;
 
 use crate::{
-    cluster::replica,
+    cluster::{SECRET, replica},
+    fleet::{Addresses, Fleet},
     harness::{
         Client, Delivery, Hookstream, Sender, Stream, about, acknowledge, done, extend, files,
         from_environment, http, manage_subscription, millis, number, part_in, reject, retry, standing, until,
     },
-    nats::Nats,
 };
 
 /// What was seen of one subscription, from outside.
@@ -382,12 +381,11 @@ impl Work {
     }
 
     async fn consumer(&self, seed: u64, life: &Arc<Life>) -> Consumer {
-        let mut random = StdRng::seed_from_u64(seed);
         Consumer {
             work: self.clone(),
-            client: life.client(&mut random).await.expect("a service that runs"),
+            client: life.addresses.client().await.expect("a service that runs"),
             life: Arc::clone(life),
-            random,
+            random: StdRng::seed_from_u64(seed),
         }
     }
 
@@ -491,8 +489,7 @@ const TOO_LONG: Duration = Duration::from_millis(1100);
 /// What those who use a service know of it from outside.
 #[derive(Default)]
 struct Life {
-    /// Where it is to be had: at any of these.
-    replicas: Mutex<Vec<(SocketAddr, SocketAddr)>>,
+    addresses: Arc<Addresses>,
     /// Somebody is killed now and then: a call may fail.
     is_dangerous: AtomicBool,
     is_over: AtomicBool,
@@ -501,21 +498,10 @@ struct Life {
 impl Life {
     /// That of one process, which is safe until it ends.
     fn of(service: &Hookstream) -> Arc<Self> {
-        let life = Self::default();
-        life.begins(service);
-        Arc::new(life)
-    }
-
-    fn begins(&self, service: &Hookstream) {
-        self.replicas
-            .lock()
-            .unwrap()
-            .push((service.ingress, service.grpc));
-    }
-
-    fn ends(&self, service: &Hookstream) {
-        let mut replicas = self.replicas.lock().unwrap();
-        replicas.retain(|(_, grpc)| *grpc != service.grpc);
+        Arc::new(Self {
+            addresses: Arc::new(Addresses::of(service)),
+            ..Self::default()
+        })
     }
 
     /// From now on any call may fail, and nobody tries again.
@@ -530,18 +516,6 @@ impl Life {
 
     fn is_dangerous(&self) -> bool {
         self.is_dangerous.load(Ordering::SeqCst)
-    }
-
-    /// Ingress and gRPC of any replica that runs.
-    fn any(&self, random: &mut StdRng) -> Option<(SocketAddr, SocketAddr)> {
-        let replicas = self.replicas.lock().unwrap();
-        replicas.choose(random).copied()
-    }
-
-    async fn client(&self, random: &mut StdRng) -> Option<Client> {
-        let (_, grpc) = self.any(random)?;
-        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{grpc}")).unwrap();
-        Some(Client::new(endpoint.connect().await.ok()?))
     }
 }
 
@@ -561,7 +535,7 @@ impl Consumer {
                 if self.life.is_over() {
                     return;
                 }
-                if let Some(client) = self.life.client(&mut self.random).await {
+                if let Some(client) = self.life.addresses.client().await {
                     break client;
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -697,8 +671,8 @@ async fn produce(secret: String, works: Vec<Work>, next: Arc<AtomicU64>, seed: u
             entity => format!("video-{entity}"),
         };
         loop {
-            let answer = match life.any(&mut random) {
-                Some((ingress, _)) => {
+            let answer = match life.addresses.ingress() {
+                Some(ingress) => {
                     let sender = Sender {
                         http: http.clone(),
                         url: format!("http://{ingress}/webhooks/dev"),
@@ -843,53 +817,36 @@ async fn finish(works: &[Work], service: Hookstream, faults: u64, random: &mut S
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs nats-server: see tests/run"]
-async fn the_same_holds_for_replicas_whichever_of_them_is_killed_or_drained() {
+async fn the_same_holds_for_replicas_whatever_happens_to_them_their_servers_and_the_network() {
     let faults = from_environment("HOOKSTREAM_WORK_CRASHES").unwrap_or(10);
     let seed = from_environment("HOOKSTREAM_SEED").unwrap_or_else(rand::random);
     println!("HOOKSTREAM_SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed);
-    let nats = Nats::start(3, "", "");
-    let start = |directory| tokio::task::block_in_place(|| replica(&nats, directory));
-    let life = Arc::new(Life::default());
-    life.is_dangerous.store(true, Ordering::SeqCst);
-    let mut replicas = Vec::new();
-    for _ in 0..2 {
-        let service = start(Arc::new(tempfile::tempdir().unwrap()));
-        life.begins(&service);
-        replicas.push(service);
-    }
-    let secret = replicas[0].endpoint("dev").await.secret.expose().to_owned();
+    let mut fleet = Fleet::start().await;
+    let life = Arc::new(Life {
+        addresses: Arc::clone(&fleet.addresses),
+        is_dangerous: AtomicBool::new(true),
+        is_over: AtomicBool::default(),
+    });
     let mut works = Vec::new();
     for (name, terms) in terms() {
-        works.push(Work::start(&replicas[0], name, terms).await);
+        works.push(Work::start(fleet.replicas().next().unwrap(), name, terms).await);
     }
     let next = Arc::new(AtomicU64::new(0));
-    let tasks = begin(&works, &secret, &next, &life, &mut random).await;
+    let tasks = begin(&works, SECRET, &next, &life, &mut random).await;
     for _ in 0..faults {
         // Now and then long enough for another to have taken over.
-        let (alive, dead) = (random.random_range(300..3000), random.random_range(0..9000));
-        tokio::time::sleep(Duration::from_millis(alive)).await;
-        let service = replicas.swap_remove(random.random_range(0..replicas.len()));
-        life.ends(&service);
-        let is_killed = random.random_bool(0.7);
-        let directory = tokio::task::block_in_place(|| {
-            if is_killed {
-                service.kill()
-            } else {
-                service.drain()
-            }
-        });
-        tokio::time::sleep(Duration::from_millis(dead)).await;
-        let service = start(directory);
-        life.begins(&service);
-        replicas.push(service);
+        let peace = Duration::from_millis(random.random_range(300..9000));
+        tokio::time::sleep(peace).await;
+        println!("{}", fleet.fault(&mut random).await);
     }
     life.end();
-    let directories: Vec<_> = replicas.into_iter().map(Hookstream::kill).collect();
+    let (nats, directory) = fleet.kill();
     for task in tasks {
         task.await.unwrap();
     }
-    finish(&works, start(directories[0].clone()), faults, &mut random).await;
+    let last = tokio::task::block_in_place(|| replica(&nats, directory));
+    finish(&works, last, faults, &mut random).await;
 }
 
 /// How much a history has to prove anything with. Read by people.

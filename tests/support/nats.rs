@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    net::TcpStream,
+    net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -50,13 +50,20 @@ impl Nats {
     /// Starts so many servers, a cluster if more than one. `jetstream` is more of their `jetstream` block, `settings` are more
     /// lines of their configuration.
     pub fn start(count: usize, jetstream: &str, settings: &str) -> Self {
-        let directory = tempfile::tempdir().unwrap();
         let routes: Vec<_> = (0..count).map(|_| Port::reserve()).collect();
-        let all_routes: Vec<_> = routes
-            .iter()
-            .map(|route| format!("nats://{}", route.address()))
-            .collect();
-        let all_routes = all_routes.join(", ");
+        let addresses: Vec<_> = routes.iter().map(Port::address).collect();
+        Self::start_between(routes, |_, to| addresses[to], jetstream, settings)
+    }
+
+    /// Starts a server for each of these ports, where the others reach it: by the way that `way` says from one to another.
+    pub fn start_between(
+        routes: Vec<Port>,
+        way: impl Fn(usize, usize) -> SocketAddr,
+        jetstream: &str,
+        settings: &str,
+    ) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let count = routes.len();
         let servers = routes.into_iter().enumerate().map(|(number, route)| {
             let port = Port::reserve();
             let store = directory.path().join(format!("store{number}"));
@@ -66,9 +73,12 @@ impl Nats {
                 port.address()
             );
             if count > 1 {
+                let others = (0..count).filter(|&other| other != number);
+                let ways: Vec<_> = others.map(|other| format!("nats://{}", way(number, other))).collect();
                 text += &format!(
-                    "cluster {{ name: c, listen: {}, routes: [{all_routes}], no_advertise: true }}\n",
-                    route.address()
+                    "cluster {{ name: c, listen: {}, routes: [{}], no_advertise: true }}\n",
+                    route.address(),
+                    ways.join(", ")
                 );
             }
             fs::write(&config, text).unwrap();

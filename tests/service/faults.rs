@@ -17,7 +17,7 @@ use tonic::Code;
 use crate::harness::{Hookstream, acknowledge, body, done, part_in, reason, until};
 
 /// Builds the library; `cc` is there wherever this crate builds, because SQLite needs it.
-fn library(directory: &Path) -> PathBuf {
+pub fn library(directory: &Path) -> PathBuf {
     let library = directory.join("fault.so");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/service/faults/fault.c");
     let status = Command::new("cc")

@@ -95,6 +95,15 @@ impl Hookstream {
 
     /// Starts one in this directory, with these flags and variables.
     pub fn start_in(directory: Arc<TempDir>, flags: &[&str], variables: &HashMap<&str, String>) -> Self {
+        Self::try_start_in(directory, flags, variables).expect("the service ends before it is ready")
+    }
+
+    /// The same; what it said, if it ends before it is ready.
+    pub fn try_start_in(
+        directory: Arc<TempDir>,
+        flags: &[&str],
+        variables: &HashMap<&str, String>,
+    ) -> Result<Self, String> {
         let mut command = Command::new(binary());
         command
             .arg("serve")
@@ -135,10 +144,11 @@ impl Hookstream {
         });
         let mut ready = None;
         while ready.is_none() {
-            let line = lines
-                .next()
-                .expect("the service ends before it is ready")
-                .unwrap();
+            let Some(line) = lines.next() else {
+                child.wait().unwrap();
+                return Err(output.lock().unwrap().clone());
+            };
+            let line = line.unwrap();
             output.lock().unwrap().push_str(&format!("{line}\n"));
             let line: serde_json::Value = serde_json::from_str(&line).unwrap();
             ready = (line["message"] == "ready").then_some(line);
@@ -153,7 +163,7 @@ impl Hookstream {
                 output.push('\n');
             }
         });
-        Self {
+        Ok(Self {
             ingress: address("ingress"),
             grpc: address("grpc"),
             admin: address("admin"),
@@ -161,7 +171,7 @@ impl Hookstream {
             output,
             readers: vec![lines, errors],
             child,
-        }
+        })
     }
 
     /// Kills it with SIGKILL and starts it again on what it left.

@@ -41,5 +41,6 @@ mod shared;
 mod shell;
 mod streams;
 mod subscriptions;
+mod sweep;
 mod tls;
 mod work;

@@ -32,15 +32,7 @@ pub async fn measure(effort: Effort) -> Vec<Row> {
 
 async fn on(nats: &Nats, effort: Effort, sync: &str) -> Vec<Row> {
     let directory = stage::directory();
-    let settings = Settings {
-        servers: nats.url(),
-        stream: "hookstream".to_owned(),
-        replicas: None,
-        credentials_file: None,
-        nkey_seed: None,
-        ca_file: None,
-        client_certificate: None,
-    };
+    let settings = Settings::open(nats.url(), "hookstream".to_owned());
     let service = stage::service_on(directory.path(), LogEngine::JetStream(Box::new(settings))).await;
     stage::create_endpoint(service.grpc_address).await;
     let floor = async_nats::jetstream::new(async_nats::connect(nats.url()).await.unwrap());

@@ -30,6 +30,21 @@ pub struct Settings {
     pub client_certificate: Option<(PathBuf, PathBuf)>,
 }
 
+impl Settings {
+    /// Servers that ask nobody who he is, and a stream on as many of them as may be.
+    pub fn open(servers: String, stream: String) -> Self {
+        Self {
+            servers,
+            stream,
+            replicas: None,
+            credentials_file: None,
+            nkey_seed: None,
+            ca_file: None,
+            client_certificate: None,
+        }
+    }
+}
+
 /// Connects, and goes on connecting for as long as the client lives. `connected` tells whether it is at the moment.
 pub(super) async fn connect(settings: &Settings) -> Result<(Client, watch::Receiver<bool>), NatsError> {
     let (connected, is_connected) = watch::channel(true);

@@ -48,15 +48,7 @@ impl Kept {
 }
 
 async fn bucket(servers: &Nats) -> Arc<Bucket> {
-    let settings = nats::Settings {
-        servers: servers.url(),
-        stream: "hookstream".to_owned(),
-        replicas: None,
-        credentials_file: None,
-        nkey_seed: None,
-        ca_file: None,
-        client_certificate: None,
-    };
+    let settings = nats::Settings::open(servers.url(), "hookstream".to_owned());
     let nats = nats::Nats::connect(&settings).await.unwrap();
     Bucket::open(&nats, "SUBSCRIPTIONS").await.unwrap()
 }
@@ -108,6 +100,17 @@ fn letter(sequence: u64) -> DeadLetter {
     }
 }
 
+fn changes(id: u64, place: Place, removed: &[u64], added: &[u64]) -> Changes {
+    Changes {
+        id,
+        place,
+        dead_letters: DeadLetterChanges {
+            removed: removed.iter().copied().map(Sequence::new).collect(),
+            added: added.iter().copied().map(letter).collect(),
+        },
+    }
+}
+
 fn all() -> Range {
     Range {
         after: Sequence::ZERO,
@@ -133,14 +136,7 @@ fn what_was_stored_is_there_when_it_is_opened_again(kept: &Kept) {
         retry_at: Some(Timestamp::from_second(5_000).unwrap()),
         entity_id: "v1".into(),
     }];
-    let changes = Changes {
-        id: 2,
-        place: other.place.clone(),
-        dead_letters: DeadLetterChanges {
-            removed: vec![],
-            added: vec![letter(1), letter(5)],
-        },
-    };
+    let changes = changes(2, other.place.clone(), &[], &[1, 5]);
     store.commit(&[changes]).unwrap();
     other.dead_letters = 2;
     drop(store);
@@ -153,14 +149,7 @@ fn dead_letters_are_read_in_either_direction_and_go_one_by_one_or_up_to_a_place(
     let (_, store) = kept.open();
     store.create(&stored(1, "one")).unwrap();
     let commit = |removed: &[u64], added: &[u64]| {
-        let changes = Changes {
-            id: 1,
-            place: Place::default(),
-            dead_letters: DeadLetterChanges {
-                removed: removed.iter().copied().map(Sequence::new).collect(),
-                added: added.iter().copied().map(letter).collect(),
-            },
-        };
+        let changes = changes(1, Place::default(), removed, added);
         store.commit(&[changes]).unwrap();
     };
     let read = |direction, most| {
@@ -183,14 +172,7 @@ fn dead_letters_are_read_in_either_direction_and_go_one_by_one_or_up_to_a_place(
 fn nothing_is_left_of_one_that_was_deleted_also_by_a_commit_that_came_too_late(kept: &Kept) {
     let (_, store) = kept.open();
     store.create(&stored(1, "one")).unwrap();
-    let changes = Changes {
-        id: 1,
-        place: Place::default(),
-        dead_letters: DeadLetterChanges {
-            removed: vec![],
-            added: vec![letter(1)],
-        },
-    };
+    let changes = changes(1, Place::default(), &[], &[1]);
     store.commit(std::slice::from_ref(&changes)).unwrap();
     store.delete(1).unwrap();
     store.commit(&[changes]).unwrap();
@@ -207,14 +189,7 @@ fn nothing_is_left_of_one_that_was_deleted_also_by_a_commit_that_came_too_late(k
 fn one_moved_to_another_log_has_no_dead_letters(kept: &Kept) {
     let (_, store) = kept.open();
     store.create(&stored(1, "one")).unwrap();
-    let changes = Changes {
-        id: 1,
-        place: Place::default(),
-        dead_letters: DeadLetterChanges {
-            removed: vec![],
-            added: vec![letter(7)],
-        },
-    };
+    let changes = changes(1, Place::default(), &[], &[7]);
     store.commit(&[changes]).unwrap();
     let place = Place {
         generation: 1,
@@ -256,16 +231,12 @@ fn who_loads_takes_the_places_from_whoever_loaded_before() {
     for (id, name) in [(1, "one"), (2, "two")] {
         earlier.create(&stored(id, name)).unwrap();
     }
-    let at = |id, position| Changes {
-        id,
-        place: Place {
+    let at = |id, position| {
+        let place = Place {
             position: Sequence::new(position),
             ..Place::default()
-        },
-        dead_letters: DeadLetterChanges {
-            removed: vec![],
-            added: vec![letter(position)],
-        },
+        };
+        changes(id, place, &[], &[position])
     };
     earlier.commit(&[at(1, 50), at(2, 50)]).unwrap();
     let later = runtime.block_on(shared(&servers));
@@ -295,16 +266,9 @@ fn what_a_place_says_about_dead_letters_is_done_by_who_loads_it() {
     let store = runtime.block_on(shared(&servers));
     store.load().unwrap();
     store.create(&stored(1, "one")).unwrap();
-    let changes = |removed: &[u64], added: &[u64]| Changes {
-        id: 1,
-        place: Place::default(),
-        dead_letters: DeadLetterChanges {
-            removed: removed.iter().copied().map(Sequence::new).collect(),
-            added: added.iter().copied().map(letter).collect(),
-        },
-    };
-    store.commit(&[changes(&[], &[1, 2])]).unwrap();
-    store.commit(&[changes(&[1], &[3])]).unwrap();
+    let place = Place::default;
+    store.commit(&[changes(1, place(), &[], &[1, 2])]).unwrap();
+    store.commit(&[changes(1, place(), &[1], &[3])]).unwrap();
     // As if it had died before it did so.
     let bucket = runtime.block_on(bucket(&servers));
     runtime.block_on(async {

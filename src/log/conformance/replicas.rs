@@ -57,15 +57,7 @@ impl Cluster {
     }
 
     async fn open_one(&self, copy: &Path) -> JetStreamLog {
-        let settings = Settings {
-            servers: self.nats.url(),
-            stream: self.stream.clone(),
-            replicas: None,
-            credentials_file: None,
-            nkey_seed: None,
-            ca_file: None,
-            client_certificate: None,
-        };
+        let settings = Settings::open(self.nats.url(), self.stream.clone());
         let nats = crate::nats::Nats::connect(&settings).await.unwrap();
         let log = JetStreamLog::open(&nats, copy, LogMetrics::default());
         log.await.unwrap()

@@ -207,6 +207,8 @@ pub const SUBSCRIPTIONS_LOG_WAIT: Duration = Duration::from_secs(60);
 pub const REPLICA_CONNECTIONS: usize = 4;
 /// Longest a replica may take to accept a connection of another.
 pub const REPLICA_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a call waits before it tries again to reach the replica that serves the subscriptions.
+pub const REPLICA_RETRY_DELAY: Duration = Duration::from_secs(1);
 /// How often a replica is asked whether it is there, and how long it may take to answer.
 pub const REPLICA_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(3);
 /// How old what one replica says of a caller may be when another reads it: more than their clocks may differ.

@@ -4,6 +4,7 @@
 
 use std::{
     marker::PhantomData,
+    num::NonZeroU32,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -12,8 +13,8 @@ use std::{
 
 use bytes::{Buf, Bytes};
 use futures_util::{Stream, StreamExt};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use http::uri::{PathAndQuery, Scheme};
-use parking_lot::Mutex;
 use prost::Message;
 use tonic::{
     Code, Request, Status,
@@ -57,8 +58,10 @@ pub struct Replicas {
 pub(super) struct SubscriptionCalls {
     serving: ServingReplica,
     replicas: Option<Replicas>,
-    connections: Arc<Mutex<Connections>>,
+    connections: Arc<tokio::sync::Mutex<Connections>>,
     next: Arc<AtomicUsize>,
+    /// Every call meets the same trouble: one of them a second says so.
+    complaints: Arc<DefaultDirectRateLimiter>,
     hub: Arc<Hub>,
     events: EventReader,
     clock: Clock,
@@ -81,6 +84,7 @@ enum Place {
 struct Replica {
     client: Grpc<Channel>,
     metadata: MetadataMap,
+    complaints: Arc<DefaultDirectRateLimiter>,
 }
 
 impl SubscriptionCalls {
@@ -97,6 +101,7 @@ impl SubscriptionCalls {
             replicas,
             connections: Arc::default(),
             next: Arc::default(),
+            complaints: Arc::new(RateLimiter::direct(Quota::per_second(NonZeroU32::MIN))),
             hub,
             events,
             clock,
@@ -173,7 +178,8 @@ impl SubscriptionCalls {
                     }
                     Serving::Nowhere => {}
                 }
-                serving.changed().await;
+                // Another may take over, or the same be reached again.
+                let _ = tokio::time::timeout(limits::REPLICA_RETRY_DELAY, serving.changed()).await;
             }
         };
         let found = tokio::time::timeout(limits::SUBSCRIPTIONS_SERVER_WAIT, found).await;
@@ -196,34 +202,39 @@ impl SubscriptionCalls {
         let channel = match self.channel(replicas, url).await {
             Ok(channel) => channel,
             Err(error) => {
-                let error = format!("{:#}", anyhow::Error::from(error));
-                tracing::warn!(
-                    url,
-                    error,
-                    "the replica that serves the subscriptions cannot be reached"
-                );
+                if self.complaints.check().is_ok() {
+                    let error = format!("{:#}", anyhow::Error::from(error));
+                    tracing::warn!(
+                        url,
+                        error,
+                        "the replica that serves the subscriptions cannot be reached"
+                    );
+                }
                 return None;
             }
         };
         // What comes is what that replica would have sent to this caller itself.
         let client = Grpc::new(channel).max_decoding_message_size(usize::MAX);
-        Some(Replica { client, metadata })
+        Some(Replica {
+            client,
+            metadata,
+            complaints: Arc::clone(&self.complaints),
+        })
     }
 
     /// A connection to the replica of this URL.
     async fn channel(&self, replicas: &Replicas, url: &str) -> Result<Channel, tonic::transport::Error> {
         let number = self.next.fetch_add(1, Ordering::Relaxed) % limits::REPLICA_CONNECTIONS;
-        {
-            let mut connections = self.connections.lock();
-            if connections.url != url {
-                *connections = Connections {
-                    url: url.to_owned(),
-                    channels: Vec::new(),
-                };
-            }
-            if let Some(channel) = connections.channels.get(number) {
-                return Ok(channel.clone());
-            }
+        // Held while one connects: as many calls as come at once are not to make as many connections.
+        let mut connections = self.connections.lock().await;
+        if connections.url != url {
+            *connections = Connections {
+                url: url.to_owned(),
+                channels: Vec::new(),
+            };
+        }
+        if let Some(channel) = connections.channels.get(number) {
+            return Ok(channel.clone());
         }
         let mut endpoint = Endpoint::from_shared(url.to_owned())?
             .connect_timeout(limits::REPLICA_CONNECT_TIMEOUT)
@@ -236,10 +247,7 @@ impl SubscriptionCalls {
             endpoint = endpoint.tls_config(tls.ca_certificates(authorities))?;
         }
         let channel = endpoint.connect().await?;
-        let mut connections = self.connections.lock();
-        if connections.url == url {
-            connections.channels.push(channel.clone());
-        }
+        connections.channels.push(channel.clone());
         Ok(channel)
     }
 }
@@ -251,7 +259,10 @@ impl Replica {
         A: Message + Default,
     {
         let answer = self.unary(call, request).await?;
-        A::decode(answer).map_err(|_| refused(Status::internal("an answer that is none")))
+        A::decode(answer).map_err(|error| {
+            tracing::error!(%error, "the replica that serves the subscriptions gave an answer that is none");
+            Refusal::SubscriptionsMoving
+        })
     }
 
     async fn unary<Q: Message + Default + 'static>(
@@ -262,7 +273,10 @@ impl Replica {
         self.ready().await?;
         let request = self.request(request);
         let answer = self.client.unary(request, path(call), BytesCodec::default());
-        Ok(answer.await.map_err(refused)?.into_inner())
+        let answer = answer.await;
+        Ok(answer
+            .map_err(|status| refused(status, &self.complaints))?
+            .into_inner())
     }
 
     async fn stream<Q: Message + Default + 'static>(
@@ -275,17 +289,17 @@ impl Replica {
         let answer = self
             .client
             .server_streaming(request, path(call), BytesCodec::default());
-        let frames = answer.await.map_err(refused)?.into_inner();
-        Ok(frames.map(|frame| {
-            frame
-                .map(|frame: Bytes| Encoded::from(frame).into())
-                .map_err(refused)
+        let (answer, complaints) = (answer.await, self.complaints);
+        let frames = answer.map_err(|status| refused(status, &complaints))?;
+        Ok(frames.into_inner().map(move |frame| match frame {
+            Ok(frame) => Ok(Encoded::from(frame).into()),
+            Err(status) => Err(refused(status, &complaints)),
         }))
     }
 
     async fn ready(&mut self) -> Result<(), Refusal> {
         let ready = self.client.ready().await;
-        ready.map_err(|error| refused(Status::from_error(error.into())))
+        ready.map_err(|error| refused(Status::from_error(error.into()), &self.complaints))
     }
 
     fn request<Q>(&self, request: Q) -> Request<Q> {
@@ -299,15 +313,17 @@ fn path(call: &str) -> PathAndQuery {
 }
 
 /// What another replica refused, or that it did not answer.
-fn refused(status: Status) -> Refusal {
+fn refused(status: Status, complaints: &DefaultDirectRateLimiter) -> Refusal {
     match status.code() {
         // It is this replica that is not believed, not the caller.
         Code::Unauthenticated => {
-            tracing::error!(
-                error = status.message(),
-                "the replica that serves the subscriptions does not believe this one: do both have the same sealing key and the \
-                 right time, and is its --advertise-url right?"
-            );
+            if complaints.check().is_ok() {
+                tracing::error!(
+                    error = status.message(),
+                    "the replica that serves the subscriptions does not believe this one: do both have the same sealing key and \
+                     the right time, and is its --advertise-url right?"
+                );
+            }
             Refusal::SubscriptionsMoving
         }
         // Every refusal of the service says why.

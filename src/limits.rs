@@ -195,6 +195,8 @@ pub const LEASE_DURATION: Duration = Duration::from_secs(6);
 pub const LEASE_INTERVAL: Duration = Duration::from_secs(2);
 /// How long a holder that cannot renew it goes on: shorter than it lasts, by a request and then some.
 pub const LEASE_HELD_MAX: Duration = Duration::from_secs(4);
+/// Longest all that is in a bucket may take to be read.
+pub const BUCKET_READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// Requests for one change of what replicas share that are under way at once.
 pub const BUCKET_REQUESTS_MAX: usize = 64;
 /// Longest a call waits for a replica that serves the subscriptions: longer than a lease lasts.

@@ -164,6 +164,10 @@ impl Bucket {
 
     /// Every key there is, with its value. For those who do not [`follow`](Self::follow).
     pub async fn entries(&self) -> Result<Vec<Change>, StoreError> {
+        tokio::time::timeout(limits::BUCKET_READ_TIMEOUT, self.read()).await?
+    }
+
+    async fn read(&self) -> Result<Vec<Change>, StoreError> {
         let mut entries = Vec::new();
         if self.store.stream.get_info().await?.state.messages == 0 {
             return Ok(entries);

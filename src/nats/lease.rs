@@ -196,8 +196,9 @@ impl Contender {
         self.state.send_if_modified(|state| {
             let news = state.is_held != is_held;
             state.is_held = is_held;
-            if is_held {
-                state.holder = Some(self.replica.clone());
+            if news {
+                // Who has it now is soon told.
+                state.holder = is_held.then(|| self.replica.clone());
             }
             news
         })

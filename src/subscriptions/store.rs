@@ -57,7 +57,8 @@ pub trait SubscriptionStore: Send + Sync + 'static {
     fn relocate(&self, id: u64, log_id: LogId, place: &Place) -> Result<(), StoreError>;
     /// Removes one and all of its dead letters.
     fn delete(&self, id: u64) -> Result<(), StoreError>;
-    /// Stores what is new of several, all of it or nothing. How many dead letters each has then, if that may have changed.
+    /// Stores what is new of several. How many dead letters each has then, if that may have changed. After an error some of
+    /// them may be stored, each whole: the same again, or what is newer, makes up for it.
     fn commit(&self, changes: &[Changes]) -> Result<Vec<Option<u64>>, StoreError>;
     /// Dead letters of one in a range, in a direction, at most so many.
     fn dead_letters(

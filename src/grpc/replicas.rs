@@ -3,6 +3,7 @@
 //! decided in `subscriptions`.
 
 use std::{
+    error::Error,
     marker::PhantomData,
     num::NonZeroU32,
     sync::{
@@ -16,8 +17,9 @@ use futures_util::{Stream, StreamExt};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use http::uri::{PathAndQuery, Scheme};
 use prost::Message;
+use tokio::time::Instant;
 use tonic::{
-    Code, Request, Status,
+    Code, ConnectError, Request, Status,
     client::Grpc,
     codec::{Codec, DecodeBuf, Decoder},
     metadata::{MetadataMap, MetadataValue},
@@ -67,6 +69,27 @@ pub(super) struct SubscriptionCalls {
     clock: Clock,
 }
 
+/// Carries out a call wherever the subscriptions are served: again, as long as it cannot even be sent there. No function, because
+/// no bound can say of its closures that what they return may change threads.
+macro_rules! carry_out {
+    ($calls:expr, $caller:expr, $request:expr, $here:expr, $there:expr) => {{
+        let deadline = Instant::now() + limits::SUBSCRIPTIONS_SERVER_WAIT;
+        loop {
+            let replica = match $calls.place(&$caller, deadline).await? {
+                Place::Here(manager) => break $here(manager, $caller.clone(), $request).await,
+                Place::There(replica) => replica,
+            };
+            match $there(*replica, $request.clone()).await {
+                Err(Refusal::ReplicaNotReached) => {
+                    $calls.connections.lock().await.channels.clear();
+                    $calls.pause(&mut $calls.serving.clone(), deadline).await?;
+                }
+                answer => break answer,
+            }
+        }
+    }};
+}
+
 /// Connections to one replica.
 #[derive(Default)]
 struct Connections {
@@ -114,10 +137,10 @@ impl SubscriptionCalls {
         caller: Caller,
         request: ManageSubscriptionRequest,
     ) -> Result<ManageSubscriptionResponse, Refusal> {
-        match self.place(&caller).await? {
-            Place::Here(manager) => manager.manage(caller, request).await,
-            Place::There(replica) => replica.answer("ManageSubscription", request).await,
-        }
+        let here =
+            async |manager: SubscriptionManager, caller, request| manager.manage(caller, request).await;
+        let there = async |replica: Replica, request| replica.answer("ManageSubscription", request).await;
+        carry_out!(self, caller, request, here, there)
     }
 
     /// Says what became of events.
@@ -126,10 +149,10 @@ impl SubscriptionCalls {
         caller: Caller,
         request: AcknowledgeEventsRequest,
     ) -> Result<AcknowledgeEventsResponse, Refusal> {
-        match self.place(&caller).await? {
-            Place::Here(manager) => manager.acknowledge(caller, request).await,
-            Place::There(replica) => replica.answer("AcknowledgeEvents", request).await,
-        }
+        let here =
+            async |manager: SubscriptionManager, caller, request| manager.acknowledge(caller, request).await;
+        let there = async |replica: Replica, request| replica.answer("AcknowledgeEvents", request).await;
+        carry_out!(self, caller, request, here, there)
     }
 
     /// One page of dead letters.
@@ -138,10 +161,11 @@ impl SubscriptionCalls {
         caller: Caller,
         request: ListEventsRequest,
     ) -> Result<Encoded, Refusal> {
-        match self.place(&caller).await? {
-            Place::Here(manager) => manager.list_dead_letters(caller, request).await,
-            Place::There(replica) => Ok(replica.unary("ListEvents", request).await?.into()),
-        }
+        let here = async |manager: SubscriptionManager, caller, request| {
+            manager.list_dead_letters(caller, request).await
+        };
+        let there = async |replica: Replica, request| Ok(replica.unary("ListEvents", request).await?.into());
+        carry_out!(self, caller, request, here, there)
     }
 
     /// Takes part in a subscription.
@@ -150,40 +174,45 @@ impl SubscriptionCalls {
         caller: Caller,
         request: SubscribeEventsRequest,
     ) -> Result<impl Stream<Item = Result<Encoded, Status>> + Send + use<>, Refusal> {
-        Ok(match self.place(&caller).await? {
-            Place::Here(manager) => manager.subscribe(caller, request).await?.left_stream(),
-            Place::There(replica) => {
-                let permit = caller.take_stream()?;
-                let frames = replica.stream("SubscribeEvents", request).await?;
-                events::while_credentials_last(frames, caller, permit).right_stream()
-            }
-        })
+        let here = async |manager: SubscriptionManager, caller, request| {
+            Ok(manager.subscribe(caller, request).await?.left_stream())
+        };
+        let there = async |replica: Replica, request| {
+            let permit = caller.take_stream()?;
+            let frames = replica.stream("SubscribeEvents", request).await?;
+            Ok(events::while_credentials_last(frames, caller.clone(), permit).right_stream())
+        };
+        carry_out!(self, caller, request, here, there)
     }
 
     /// Finds out who serves them. While that moves, a call waits.
-    async fn place(&self, caller: &Caller) -> Result<Place, Refusal> {
+    async fn place(&self, caller: &Caller, deadline: Instant) -> Result<Place, Refusal> {
         let mut serving = self.serving.clone();
-        let found = async {
-            loop {
-                match serving.now() {
-                    Serving::Here(subscriptions) => return Ok(Place::Here(self.manager(subscriptions))),
-                    // Who asks takes this replica for the one; it will learn better.
-                    Serving::At(_) | Serving::Nowhere if caller.is_vouched() => {
-                        return Err(Refusal::SubscriptionsMoving);
-                    }
-                    Serving::At(url) => {
-                        if let Some(replica) = self.replica(&url, caller).await {
-                            return Ok(Place::There(Box::new(replica)));
-                        }
-                    }
-                    Serving::Nowhere => {}
+        loop {
+            match serving.now() {
+                Serving::Here(subscriptions) => return Ok(Place::Here(self.manager(subscriptions))),
+                // Who asks takes this replica for the one; it will learn better.
+                Serving::At(_) | Serving::Nowhere if caller.is_vouched() => {
+                    return Err(Refusal::SubscriptionsMoving);
                 }
-                // Another may take over, or the same be reached again.
-                let _ = tokio::time::timeout(limits::REPLICA_RETRY_DELAY, serving.changed()).await;
+                Serving::At(url) => {
+                    if let Some(replica) = self.replica(&url, caller).await {
+                        return Ok(Place::There(Box::new(replica)));
+                    }
+                }
+                Serving::Nowhere => {}
             }
-        };
-        let found = tokio::time::timeout(limits::SUBSCRIPTIONS_SERVER_WAIT, found).await;
-        found.unwrap_or(Err(Refusal::SubscriptionsMoving))
+            self.pause(&mut serving, deadline).await?;
+        }
+    }
+
+    /// Until another has taken over, or the same may be reached again; not past the deadline.
+    async fn pause(&self, serving: &mut ServingReplica, deadline: Instant) -> Result<(), Refusal> {
+        if Instant::now() >= deadline {
+            return Err(Refusal::SubscriptionsMoving);
+        }
+        let _ = tokio::time::timeout(limits::REPLICA_RETRY_DELAY, serving.changed()).await;
+        Ok(())
     }
 
     fn manager(&self, subscriptions: Arc<Subscriptions>) -> SubscriptionManager {
@@ -326,6 +355,7 @@ fn refused(status: Status, complaints: &DefaultDirectRateLimiter) -> Refusal {
             }
             Refusal::SubscriptionsMoving
         }
+        _ if is_unsent(&status) => Refusal::ReplicaNotReached,
         // Every refusal of the service says why.
         _ if status.get_details_error_info().is_none() => {
             tracing::debug!(%status, "the replica that serves the subscriptions did not answer");
@@ -333,6 +363,18 @@ fn refused(status: Status, complaints: &DefaultDirectRateLimiter) -> Refusal {
         }
         _ => Refusal::OfReplica(Box::new(status)),
     }
+}
+
+/// Whether a call failed before it was sent.
+fn is_unsent(status: &Status) -> bool {
+    let mut source = status.source();
+    while let Some(error) = source {
+        if error.is::<ConnectError>() {
+            return true;
+        }
+        source = error.source();
+    }
+    false
 }
 
 /// Sends messages, and takes what comes as it is.

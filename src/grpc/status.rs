@@ -119,6 +119,8 @@ pub enum Refusal {
     NotReconciled(String),
     /// No replica that serves the subscriptions answers at the moment.
     SubscriptionsMoving,
+    /// The replica that serves the subscriptions did not even get the call.
+    ReplicaNotReached,
     /// What the replica that serves the subscriptions refused.
     OfReplica(Box<Status>),
 }
@@ -226,7 +228,7 @@ impl Refusal {
             Self::HeygenRateLimited(text) => (Code::ResourceExhausted, "HEYGEN_RATE_LIMITED", text.clone()),
             Self::HeygenUnavailable(text) => (Code::Unavailable, "HEYGEN_UNAVAILABLE", text.clone()),
             Self::NotReconciled(text) => (Code::Unavailable, "NOT_RECONCILED", text.clone()),
-            Self::SubscriptionsMoving => (
+            Self::SubscriptionsMoving | Self::ReplicaNotReached => (
                 Code::Unavailable,
                 "SUBSCRIPTIONS_MOVING",
                 "the subscriptions are moving to another replica; try again".into(),

@@ -1,5 +1,5 @@
-//! Browsers. Owns gRPC-Web and what a browser asks before it calls; what is called is decided behind it, and whether a page
-//! may call at all in `origin`.
+//! What is not gRPC at a port that speaks it: browsers, and those who are wrong there. Owns gRPC-Web and what a browser asks before
+//! it calls; what is called is decided behind it, and whether a page may call at all in `origin`.
 
 use std::sync::Arc;
 
@@ -75,8 +75,14 @@ fn for_browsers(router: Router, allowed: &AllowedOrigins) -> Router {
 /// Sends requests of browsers their own way; all others do not notice.
 async fn turn_off(State(browsers): State<Arc<Browsers>>, request: Request, next: Next) -> Response {
     let content_type = request.headers().get(CONTENT_TYPE);
-    let is_web = content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc-web"));
+    let begins_with = |start: &[u8]| content_type.is_some_and(|value| value.as_bytes().starts_with(start));
+    let is_web = begins_with(b"application/grpc-web");
     if !is_web && request.method() != Method::OPTIONS {
+        if !begins_with(b"application/grpc") {
+            // gRPC says no with 200, too, and a delivery that came to the wrong port would count as delivered.
+            let reason = "this port speaks gRPC; deliveries go to the ingress (--ingress-listen)\n";
+            return (StatusCode::UNSUPPORTED_MEDIA_TYPE, reason).into_response();
+        }
         return next.run(request).await;
     }
     if is_web && !browsers.allowed.admit(request.headers(), request.uri()) {

@@ -282,3 +282,21 @@ async fn refuses_more_deliveries_at_once_than_it_may_hold() {
     service.until_in_flight(0.0).await;
     assert_eq!(sender.deliver(body("avatar_video.success", 1)).await, 200);
 }
+
+/// gRPC answers with 200 whatever it says: to HeyGen that would be delivered.
+#[tokio::test]
+async fn a_delivery_that_comes_to_another_port_is_never_answered_with_2xx() {
+    let service = Hookstream::start();
+    let sender = with_known_secret(&service, "a", SECRET).await;
+    for address in [service.grpc, service.admin] {
+        for path in ["/webhooks/a", "/", "/hookstream.v1.HookstreamService/ListEvents"] {
+            let elsewhere = crate::harness::Sender {
+                url: format!("http://{address}{path}"),
+                ..sender.clone()
+            };
+            let answer = elsewhere.deliver(A).await;
+            assert!((400..500).contains(&answer), "{address}{path}: {answer}");
+        }
+    }
+    assert!(service.stored().await.is_empty());
+}

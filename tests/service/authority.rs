@@ -67,12 +67,15 @@ impl Authority {
 }
 
 impl Issued {
-    /// Writes both below a directory, over what is there.
+    /// Writes both below a directory, in place of what is there: the key first, and each at once, so that who reads meanwhile
+    /// sees no half of a file, and a bad key beside no certificate but its own.
     pub fn write(&self, directory: &Path, name: &str) -> (PathBuf, PathBuf) {
-        let paths = [".pem", ".key"].map(|ending| directory.join(format!("{name}{ending}")));
-        let [certificate, key] = paths;
-        fs::write(&certificate, &self.certificate).unwrap();
-        fs::write(&key, &self.key).unwrap();
+        let [certificate, key] = [".pem", ".key"].map(|ending| directory.join(format!("{name}{ending}")));
+        for (path, text) in [(&key, &self.key), (&certificate, &self.certificate)] {
+            let new = path.with_extension("new");
+            fs::write(&new, text).unwrap();
+            fs::rename(&new, path).unwrap();
+        }
         (certificate, key)
     }
 }

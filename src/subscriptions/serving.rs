@@ -157,8 +157,7 @@ impl Contender {
         let Parts { hub, audit, clock } = &self.parts;
         let subscriptions = Subscriptions::take_over(store, Arc::clone(hub), clock.clone()).await?;
         self.state.send_replace(Serving::Here(Arc::clone(&subscriptions)));
-        let stop = self.end.child_token();
-        let watch = subscriptions.watch(audit.clone(), stop.clone());
+        let watch = subscriptions.watch(audit.clone(), self.end.clone());
         let lease = &mut self.lease;
         let lost = async {
             while lease.is_held() {

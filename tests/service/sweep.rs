@@ -21,9 +21,10 @@ use tonic::{Code, Status};
 
 use crate::{
     faults::library,
+    fleet::Addresses,
     harness::{
-        Hookstream, about, acknowledge, done, from_environment, manage, manage_subscription, millis, number,
-        part_in,
+        Client, Hookstream, Stream, about, acknowledge, done, from_environment, manage, manage_subscription,
+        millis, number, part_in,
     },
 };
 
@@ -90,19 +91,23 @@ async fn fails_once(library: &Path, kind: &str, call: u64) -> bool {
     true
 }
 
-async fn create_endpoint(service: &Hookstream) -> Result<(), Status> {
+async fn create_endpoint(client: &mut Client) -> Result<(), Status> {
     let create = Create {
         name: ENDPOINT.into(),
         secret: SECRET.into(),
         ..Create::default()
     };
-    manage(&mut service.client().await, Operation::Create(create)).await?;
+    manage(client, Operation::Create(create)).await?;
     Ok(())
 }
 
 /// Notes what was answered. What was not may have happened or not.
 async fn work(service: &Hookstream, answered: &mut Answered) {
-    answered.endpoint = create_endpoint(service).await.is_ok();
+    // The process may be gone as soon as it has started.
+    let Some(mut client) = Addresses::of(service).client().await else {
+        return;
+    };
+    answered.endpoint = create_endpoint(&mut client).await.is_ok();
     let create = subscription::Create {
         subscription: Some(Subscription {
             name: SUBSCRIPTION.into(),
@@ -112,15 +117,6 @@ async fn work(service: &Hookstream, answered: &mut Answered) {
         }),
         start: None,
     };
-    let Ok(channel) = tonic::transport::Endpoint::from_shared(format!("http://{}", service.grpc))
-        .unwrap()
-        .connect()
-        .await
-    else {
-        return;
-    };
-    let mut client =
-        hookstream::grpc::proto::hookstream_service_client::HookstreamServiceClient::new(channel);
     let create = subscription::Operation::Create(create);
     answered.subscription = manage_subscription(&mut client, create).await.is_ok();
     let sender = service.sender(ENDPOINT, SECRET);
@@ -137,7 +133,7 @@ async fn work(service: &Hookstream, answered: &mut Answered) {
     let Ok(stream) = client.subscribe_events(part_in(SUBSCRIPTION)).await else {
         return;
     };
-    let mut stream = crate::harness::Stream::from(stream.into_inner());
+    let mut stream = Stream::from(stream.into_inner());
     for _ in 0..EVENTS / 2 {
         let Ok(Ok(Some(delivery))) = tokio::time::timeout(SILENCE, stream.next_delivery()).await else {
             return;
@@ -159,7 +155,7 @@ async fn check(service: &Hookstream, answered: &Answered, what: &str) {
         Err(status) => {
             assert_eq!(status.code(), Code::NotFound, "{what}: {status}");
             assert!(!answered.endpoint, "{what}: the endpoint is lost");
-            create_endpoint(service).await.unwrap();
+            create_endpoint(&mut client).await.unwrap();
         }
     }
     let mut times = BTreeMap::new();

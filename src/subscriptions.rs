@@ -145,7 +145,7 @@ impl Subscriptions {
                 stored.place = Place {
                     generation: stored.place.generation + 1,
                     position: bounds.trimmed,
-                    under_way: Vec::new(),
+                    ..Place::default()
                 };
                 stored.dead_letters = 0;
                 store.relocate(stored.id, hub.log().log_id(), &stored.place)?;

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use prost::Message;
 
-use super::dispatch::SavedEvent;
+use super::dispatch::{Place, SavedEvent};
 use crate::{event::Sequence, state_db::StoreError};
 
 /// Events under way, as columns; one that says nothing is left out.
@@ -19,10 +19,13 @@ pub(super) struct UnderWay {
     retry_at_us: Vec<i64>,
     #[prost(string, repeated, tag = "4")]
     entity_ids: Vec<String>,
+    /// Microseconds; of the place that they are part of.
+    #[prost(int64, tag = "5")]
+    saved_at_us: i64,
 }
 
 impl UnderWay {
-    pub(super) fn of(under_way: &[SavedEvent]) -> Self {
+    pub(super) fn of(place: &Place) -> Self {
         fn column<T: Default + PartialEq>(
             under_way: &[SavedEvent],
             value: impl Fn(&SavedEvent) -> T,
@@ -32,6 +35,7 @@ impl UnderWay {
             }
             under_way.iter().map(value).collect()
         }
+        let under_way = place.under_way.as_slice();
         let mut before = 0;
         let distance = |event: &SavedEvent| {
             let sequence = event.sequence.get();
@@ -44,10 +48,21 @@ impl UnderWay {
                 event.retry_at.map_or(0, Timestamp::as_microsecond)
             }),
             entity_ids: column(under_way, |event| event.entity_id.to_string()),
+            saved_at_us: place.saved_at.as_microsecond(),
         }
     }
 
-    pub(super) fn events(&self) -> Result<Vec<SavedEvent>, StoreError> {
+    /// The place that they are part of.
+    pub(super) fn place(&self, generation: u64, position: Sequence) -> Result<Place, StoreError> {
+        Ok(Place {
+            generation,
+            position,
+            under_way: self.events()?,
+            saved_at: Timestamp::from_microsecond(self.saved_at_us)?,
+        })
+    }
+
+    fn events(&self) -> Result<Vec<SavedEvent>, StoreError> {
         let mut sequence = 0_u64;
         let event = |(at, distance): (usize, &u64)| {
             sequence = sequence
@@ -79,6 +94,7 @@ mod tests {
         #[test]
         fn events_under_way_survive_being_written_and_read(
             events in vec((1_u64..1 << 40, 0_u32..9, option::of(1_i64..1 << 50), "[a-z]{0,3}"), 0..20),
+            saved_at_us in 0_i64..1 << 50,
         ) {
             let mut sequence = 0;
             let saved = |(distance, attempts, retry_at_us, entity_id): (u64, u32, Option<i64>, String)| {
@@ -90,16 +106,21 @@ mod tests {
                     entity_id: entity_id.into(),
                 }
             };
-            let events: Vec<_> = events.into_iter().map(saved).collect();
-            let bytes = UnderWay::of(&events).encode_to_vec();
-            let read = UnderWay::decode(bytes.as_slice()).unwrap().events().unwrap();
-            prop_assert_eq!(read, events);
+            let place = Place {
+                generation: 3,
+                position: Sequence::new(9),
+                under_way: events.into_iter().map(saved).collect(),
+                saved_at: Timestamp::from_microsecond(saved_at_us).unwrap(),
+            };
+            let bytes = UnderWay::of(&place).encode_to_vec();
+            let read = UnderWay::decode(bytes.as_slice()).unwrap();
+            prop_assert_eq!(read.place(3, Sequence::new(9)).unwrap(), place);
         }
 
         #[test]
         fn any_bytes_are_read_without_panicking(bytes in vec(any::<u8>(), 0..100)) {
             if let Ok(columns) = UnderWay::decode(bytes.as_slice()) {
-                let _ = columns.events();
+                let _ = columns.place(0, Sequence::ZERO);
             }
         }
     }

@@ -66,6 +66,16 @@ pub struct Place {
     pub position: Sequence,
     /// Events under way, in order.
     pub under_way: Vec<SavedEvent>,
+    /// When it was so. Should the clock be behind this later, nothing waits any longer for that.
+    pub saved_at: Timestamp,
+}
+
+impl Place {
+    /// Whether it says the same, whenever it was so.
+    pub fn is_still(&self, other: &Self) -> bool {
+        (self.generation, self.position, &self.under_way)
+            == (other.generation, other.position, &other.under_way)
+    }
 }
 
 /// An event under way, as it outlives the process.
@@ -269,15 +279,19 @@ impl Dispatch {
             counts: Counts::default(),
             feeder: Arc::default(),
         };
-        for saved in place.under_way {
-            let until = saved.retry_at.map(|at| now.instant_of(at));
+        let saved = Moment {
+            time: now.time.max(place.saved_at),
+            ..now
+        };
+        for event in place.under_way {
+            let until = event.retry_at.map(|at| saved.instant_of(at));
             let state = match until.filter(|&until| until > now.instant) {
                 Some(until) => State::Waiting { until },
                 None => State::Ready,
             };
             dispatch
                 .under_way
-                .begin(saved.sequence, saved.attempts, saved.entity_id, state);
+                .begin(event.sequence, event.attempts, event.entity_id, state);
         }
         dispatch
             .line
@@ -320,6 +334,7 @@ impl Dispatch {
             generation: self.generation,
             position: self.position(),
             under_way: self.under_way.iter().map(saved).collect(),
+            saved_at: now.time,
         }
     }
 

@@ -413,11 +413,7 @@ impl Known {
             settings: Arc::new(self.terms.settings.clone()),
             created_at: self.terms.created_at,
             log_id: LogId::new(self.place.log_id),
-            place: Place {
-                generation: self.place.generation,
-                position: Sequence::new(self.place.position),
-                under_way: under_way.events()?,
-            },
+            place: under_way.place(self.place.generation, Sequence::new(self.place.position))?,
             dead_letters: self.dead_letters.len() as u64,
         })
     }
@@ -429,7 +425,7 @@ impl StoredPlace {
             log_id: log_id.get(),
             generation: place.generation,
             position: place.position.get(),
-            under_way: Some(UnderWay::of(&place.under_way)),
+            under_way: Some(UnderWay::of(place)),
             ..Self::default()
         }
     }

@@ -77,11 +77,7 @@ impl SubscriptionStore for SqliteSubscriptionStore {
                 settings: Arc::new(settings),
                 created_at: Timestamp::from_microsecond(row.get(3)?)?,
                 log_id: LogId::new(number(row, 4)?),
-                place: Place {
-                    generation: number(row, 5)?,
-                    position: Sequence::new(number(row, 6)?),
-                    under_way: under_way.events()?,
-                },
+                place: under_way.place(number(row, 5)?, Sequence::new(number(row, 6)?))?,
                 dead_letters: number(row, 8)?,
             });
         }
@@ -108,7 +104,7 @@ impl SubscriptionStore for SqliteSubscriptionStore {
                 subscription.id.cast_signed(),
                 place.generation.cast_signed(),
                 place.position.get().cast_signed(),
-                UnderWay::of(&place.under_way).encode_to_vec(),
+                UnderWay::of(place).encode_to_vec(),
             ],
         )?;
         transaction.commit()?;
@@ -235,7 +231,7 @@ fn update_place(connection: &Connection, id: i64, place: &Place) -> Result<usize
         id,
         place.generation.cast_signed(),
         place.position.get().cast_signed(),
-        UnderWay::of(&place.under_way).encode_to_vec(),
+        UnderWay::of(place).encode_to_vec(),
     ])
 }
 

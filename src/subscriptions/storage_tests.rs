@@ -130,6 +130,7 @@ fn what_was_stored_is_there_when_it_is_opened_again(kept: &Kept) {
     });
     store.update(2, &other.settings).unwrap();
     other.place.generation = 3;
+    other.place.saved_at = Timestamp::from_second(4_000).unwrap();
     other.place.under_way = vec![SavedEvent {
         sequence: Sequence::new(40),
         attempts: 2,

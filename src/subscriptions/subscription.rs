@@ -229,8 +229,7 @@ impl Subscription {
             let dispatch = self.dispatch.lock();
             (dispatch.place(now), dispatch.dead_letter_changes())
         };
-        let nothing =
-            dead_letters.removed.is_empty() && dead_letters.added.is_empty() && *self.saved.lock() == place;
+        let nothing = dead_letters.is_empty() && self.saved.lock().is_still(&place);
         (!nothing).then_some(Changes {
             id: self.id,
             place,

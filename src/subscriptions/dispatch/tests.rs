@@ -385,6 +385,24 @@ fn another_subscriptions_id_is_unknown() {
 }
 
 #[test]
+fn nobody_waits_longer_because_the_clock_went_back_before_a_restart() {
+    let mut bench = Bench::new(settings());
+    let stream = bench.open();
+    bench.feed(1);
+    let (_, _, id) = bench.take(stream).unwrap();
+    bench.acknowledge(id, Outcome::Retry(Some(Duration::from_secs(10))));
+    let place = bench.dispatch.place(bench.now);
+    let settings = Arc::clone(bench.dispatch.settings());
+    bench.now.time = bench.now.time.checked_sub(Duration::from_secs(3600)).unwrap();
+    bench.dispatch = Dispatch::restore(7, settings, place, 0, 2000, bench.now);
+    let stream = bench.open();
+    bench.pass(Duration::from_secs(9));
+    assert_eq!(bench.take(stream), None);
+    bench.pass(Duration::from_secs(1));
+    assert_eq!(bench.take(stream).unwrap().0, 1);
+}
+
+#[test]
 fn a_stream_that_acknowledges_by_asking_needs_nothing_else() {
     let mut bench = Bench::new(settings());
     let (stream, _) = bench.dispatch.open_stream(usize::MAX, true);

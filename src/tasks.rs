@@ -1,6 +1,6 @@
 //! Where concurrency starts. Owns `spawn`: every task and thread has a name and an owner that waits for its end.
 
-use std::{io, thread};
+use std::{cell::Cell, io, thread};
 
 use tokio_util::{
     sync::CancellationToken,
@@ -57,7 +57,20 @@ pub fn thread(name: &str, body: impl FnOnce() + Send + 'static) -> thread::JoinH
         .expect("the system refuses to start a thread")
 }
 
+thread_local! {
+    static BLOCKS_IN_PLACE: Cell<bool> = const { Cell::new(false) };
+}
+
 /// Runs what blocks where it may.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    if BLOCKS_IN_PLACE.get() {
+        return Ok(work());
+    }
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)
+}
+
+/// From now on, what blocks runs on this thread, where it is asked for: for simulations, in which nothing may depend on how
+/// threads take turns.
+pub fn block_in_place() {
+    BLOCKS_IN_PLACE.set(true);
 }

@@ -29,6 +29,38 @@ use self::{
 };
 use crate::{forwarded::TrustedProxies, limits, peer::Peer, tasks::Tasks, tls::Tls};
 
+/// Where connections come from: the system, or a simulated network.
+pub trait Listener: Send + Sync + 'static {
+    /// A connection.
+    type Socket: Socket;
+
+    /// Waits for the next connection, and says from where it is.
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Socket, SocketAddr)>> + Send;
+}
+
+/// The bytes of one connection.
+pub trait Socket: AsyncRead + AsyncWrite + Send + Unpin + 'static {
+    /// Waits until there is something to read, or the end.
+    fn readable(&mut self) -> impl Future<Output = io::Result<()>> + Send;
+}
+
+impl Listener for TcpListener {
+    type Socket = TcpStream;
+
+    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        let (socket, address) = TcpListener::accept(self).await?;
+        // A small answer that waits for a larger one is late; if it cannot be set, it is.
+        let _ = socket.set_nodelay(true);
+        Ok((socket, address))
+    }
+}
+
+impl Socket for TcpStream {
+    async fn readable(&mut self) -> io::Result<()> {
+        TcpStream::readable(self).await
+    }
+}
+
 /// The terms on which a listener serves.
 #[derive(Clone, Debug)]
 pub struct Terms {
@@ -95,12 +127,12 @@ pub struct BindError {
 
 impl Server {
     /// Serves `router` on what `listener` accepts, until ended, on the usual terms.
-    pub fn start(listener: TcpListener, router: Router) -> Self {
+    pub fn start(listener: impl Listener, router: Router) -> Self {
         Self::start_on(Terms::default(), listener, router)
     }
 
     /// Serves `router` on what `listener` accepts, until ended, on these terms.
-    pub fn start_on(terms: Terms, listener: TcpListener, router: Router) -> Self {
+    pub fn start_on(terms: Terms, listener: impl Listener, router: Router) -> Self {
         let server = Self {
             tasks: Tasks::new(),
             kill: CancellationToken::new(),
@@ -111,7 +143,7 @@ impl Server {
         server
     }
 
-    async fn accept(self, listener: TcpListener, router: Router, terms: Arc<Terms>) {
+    async fn accept(self, listener: impl Listener, router: Router, terms: Arc<Terms>) {
         let connections = Arc::new(Semaphore::new(limits::CONNECTIONS_MAX));
         let stop = self.tasks.stop().clone();
         let serve = async {
@@ -142,8 +174,7 @@ impl Server {
         stop.run_until_cancelled(serve).await;
     }
 
-    async fn serve(&self, socket: TcpStream, address: SocketAddr, router: Router, terms: &Terms) {
-        let _ = socket.set_nodelay(true);
+    async fn serve(&self, mut socket: impl Socket, address: SocketAddr, router: Router, terms: &Terms) {
         let opening = async {
             // Until something comes, a connection costs no buffer.
             socket.readable().await?;

@@ -1,4 +1,4 @@
-//! How places become durable. Owns the one thread that writes them: the more wait, the larger the batch; one alone waits
+//! How places become durable. Owns the one task that writes them: the more wait, the larger the batch; one alone waits
 //! for nobody.
 //!
 //! What is written is how a subscription stands at that moment, so a batch holds each subscription once, whatever number of
@@ -7,23 +7,22 @@
 //! A commit that failed is tried again, other than an append of the log: the storage has taken all of it back and writes all
 //! of it anew, so that the next sync covers it whatever became of the pages of the one that failed.
 
-use std::{
-    collections::HashMap,
-    mem,
-    sync::Arc,
-    thread::{self, JoinHandle},
-};
+use std::{collections::HashMap, mem, sync::Arc};
 
-use parking_lot::{Condvar, Mutex};
-use tokio::sync::watch;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
 
 use super::{store::SubscriptionStore, subscription::Subscription};
-use crate::{limits, tasks};
+use crate::{
+    limits,
+    state_db::StoreError,
+    tasks::{self, Tasks},
+};
 
 /// The commits of all subscriptions.
 pub struct Commits {
     shared: Arc<Shared>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    tasks: Tasks,
 }
 
 /// A commit that failed. The cause is logged.
@@ -37,7 +36,7 @@ pub struct Ticket(u64);
 
 struct Shared {
     queue: Mutex<Queue>,
-    work: Condvar,
+    work: Notify,
     outcome: watch::Sender<Outcome>,
 }
 
@@ -57,24 +56,19 @@ struct Outcome {
 }
 
 impl Commits {
-    /// Starts the thread.
+    /// Starts the task.
     pub fn start(store: Arc<dyn SubscriptionStore>) -> Self {
         let shared = Arc::new(Shared {
             queue: Mutex::new(Queue {
                 next: 1,
                 ..Queue::default()
             }),
-            work: Condvar::new(),
+            work: Notify::new(),
             outcome: watch::Sender::default(),
         });
-        let thread = tasks::thread("subscriptions", {
-            let shared = Arc::clone(&shared);
-            move || shared.run(&*store)
-        });
-        Self {
-            shared,
-            thread: Mutex::new(Some(thread)),
-        }
+        let tasks = Tasks::new();
+        tasks.spawn(Arc::clone(&shared).run(store));
+        Self { shared, tasks }
     }
 
     /// Asks that how a subscription stands now be stored.
@@ -100,63 +94,71 @@ impl Commits {
         }
     }
 
-    /// Stores what is queued and ends the thread.
+    /// Stores what is queued and ends the task.
     pub async fn close(&self) {
         self.shared.queue.lock().closing = true;
         self.shared.work.notify_one();
-        let thread = self.thread.lock().take();
-        if let Some(thread) = thread {
-            let joined = tasks::blocking(move || thread.join().is_ok()).await;
-            if !joined.unwrap_or(false) {
-                tracing::error!("the thread of the subscriptions ended in a panic");
-            }
-        }
+        self.tasks.end().await;
     }
 }
 
 impl Shared {
-    fn run(&self, store: &dyn SubscriptionStore) {
+    async fn run(self: Arc<Self>, store: Arc<dyn SubscriptionStore>) {
         loop {
             let (unsaved, number, closing) = {
                 let mut queue = self.queue.lock();
-                while queue.unsaved.is_empty() && !queue.closing {
-                    self.work.wait(&mut queue);
+                let unsaved = mem::take(&mut queue.unsaved);
+                if !unsaved.is_empty() {
+                    queue.next += 1;
                 }
-                if queue.unsaved.is_empty() {
+                (unsaved, queue.next - 1, queue.closing)
+            };
+            if unsaved.is_empty() {
+                if closing {
                     return;
                 }
-                queue.next += 1;
-                (mem::take(&mut queue.unsaved), queue.next - 1, queue.closing)
-            };
-            let changes: Vec<_> = unsaved.values().filter_map(|one| one.unsaved()).collect();
-            let stored = if changes.is_empty() {
-                Ok(Vec::new())
-            } else {
-                store.commit(&changes)
-            };
-            match stored {
-                Ok(dead_letters) => {
-                    for (changes, dead_letters) in changes.into_iter().zip(dead_letters) {
-                        if let Some(subscription) = unsaved.get(&changes.id) {
-                            subscription.saved(changes, dead_letters);
-                        }
-                    }
-                    self.outcome.send_modify(|outcome| outcome.durable = number);
-                }
+                self.work.notified().await;
+                continue;
+            }
+            match commit(&store, &unsaved).await {
+                Ok(()) => self.outcome.send_modify(|outcome| outcome.durable = number),
                 Err(error) => {
                     tracing::error!(%error, "the places of subscriptions cannot be stored; trying again");
                     self.outcome.send_modify(|outcome| outcome.failed = number);
                     if closing {
                         return;
                     }
-                    let mut queue = self.queue.lock();
-                    for (id, subscription) in unsaved {
-                        queue.unsaved.entry(id).or_insert(subscription);
-                    }
-                    drop(queue);
-                    thread::sleep(limits::SUBSCRIPTIONS_COMMIT_RETRY_DELAY);
+                    self.put_back(unsaved);
+                    tokio::time::sleep(limits::SUBSCRIPTIONS_COMMIT_RETRY_DELAY).await;
                 }
             }
         }
     }
+
+    fn put_back(&self, unsaved: HashMap<u64, Arc<Subscription>>) {
+        let mut queue = self.queue.lock();
+        for (id, subscription) in unsaved {
+            queue.unsaved.entry(id).or_insert(subscription);
+        }
+    }
+}
+
+/// Stores what is new of these, all together.
+async fn commit(
+    store: &Arc<dyn SubscriptionStore>,
+    unsaved: &HashMap<u64, Arc<Subscription>>,
+) -> Result<(), StoreError> {
+    let changes: Vec<_> = unsaved.values().filter_map(|one| one.unsaved()).collect();
+    if changes.is_empty() {
+        return Ok(());
+    }
+    let store = Arc::clone(store);
+    let write = move || store.commit(&changes).map(|dead_letters| (changes, dead_letters));
+    let (changes, dead_letters) = tasks::blocking(write).await??;
+    for (changes, dead_letters) in changes.into_iter().zip(dead_letters) {
+        if let Some(subscription) = unsaved.get(&changes.id) {
+            subscription.saved(changes, dead_letters);
+        }
+    }
+    Ok(())
 }

@@ -24,12 +24,13 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tempfile::TempDir;
 
 use crate::{
-    crash::{History, seen, violations},
+    crash::seen,
     fleet::{Addresses, Fleet},
     harness::{
         FREE_PORTS, Hookstream, SEALING_KEY, Sender, after, binary, body, from_environment, from_start, http,
         manage, reason, until,
     },
+    history::{History, violations},
     link::Link,
     nats::Nats,
 };

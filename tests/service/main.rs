@@ -24,6 +24,8 @@ mod faults;
 mod fleet;
 mod harness;
 mod heygen;
+#[path = "../support/history.rs"]
+mod history;
 mod identity;
 mod ingress;
 mod link;

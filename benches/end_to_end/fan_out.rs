@@ -110,9 +110,11 @@ async fn deliver(address: SocketAddr, streams: usize, events: usize, release: im
 }
 
 /// The parts of the service from the log to the streams, wired as the composition root wires them.
-struct Parts {
-    log: Arc<MemoryLog>,
-    address: SocketAddr,
+pub struct Parts {
+    /// Where events come from.
+    pub log: Arc<MemoryLog>,
+    /// Where clients connect.
+    pub address: SocketAddr,
     server: Server,
     subscriptions: ServingReplica,
     tasks: Tasks,
@@ -120,7 +122,8 @@ struct Parts {
 }
 
 impl Parts {
-    async fn start() -> Self {
+    /// Starts them.
+    pub async fn start() -> Self {
         let directory = stage::directory();
         let state = directory.path().join("state.db");
         let store = SqliteEndpointStore::open(&state, SealingKeys::default()).unwrap();
@@ -164,7 +167,8 @@ impl Parts {
         }
     }
 
-    async fn end(self) {
+    /// Ends them.
+    pub async fn end(self) {
         self.server.end(Duration::from_secs(1)).await;
         self.subscriptions.close().await;
         self.tasks.end().await;

@@ -18,7 +18,7 @@ const EVENTS: usize = 1_000_000;
 const CALLS: usize = 200;
 const PAGE: usize = 100;
 /// Makes a hundred and more events share a key, spread over the whole log.
-const EVENTS_PER_KEY: usize = 125;
+pub const EVENTS_PER_KEY: usize = 125;
 
 /// Measures it.
 pub async fn measure(effort: Effort) -> Vec<Row> {
@@ -39,10 +39,7 @@ pub async fn measure(effort: Effort) -> Vec<Row> {
             event_types: vec![EVENT_TYPES[number % EVENT_TYPES.len()].name.to_owned()],
             ..EventFilter::default()
         }),
-        ("entity", Target::AtMost(5.0), |number, keys| EventFilter {
-            entity_ids: vec![entity_id(number * 7 % keys)],
-            ..EventFilter::default()
-        }),
+        ("entity", Target::AtMost(5.0), of_entity),
         ("callback id", Target::None, |number, keys| EventFilter {
             callback_ids: vec![callback_id(number * 7 % keys)],
             ..EventFilter::default()
@@ -58,6 +55,21 @@ pub async fn measure(effort: Effort) -> Vec<Row> {
 }
 
 type Filter = fn(usize, usize) -> EventFilter;
+
+fn of_entity(number: usize, keys: usize) -> EventFilter {
+    EventFilter {
+        entity_ids: vec![entity_id(number * 7 % keys)],
+        ..EventFilter::default()
+    }
+}
+
+/// Pages of one entity's events each.
+pub async fn list_by_entity(client: &mut Client, events: usize, keys: usize) -> [Row; 2] {
+    list(client, "entity", Target::None, events, |number| {
+        of_entity(number, keys)
+    })
+    .await
+}
 
 async fn list(
     client: &mut Client,
@@ -86,7 +98,7 @@ async fn list(
 }
 
 /// Types, entities and callback ids each come again and again, at different steps.
-fn body(number: usize, keys: usize) -> String {
+pub fn body(number: usize, keys: usize) -> String {
     let event_type = EVENT_TYPES[number % EVENT_TYPES.len()].name;
     let (entity_id, callback_id) = (entity_id(number % keys), callback_id(number * 7 % keys));
     let entity_field = event_type::entity_fields(event_type)[0];

@@ -2,7 +2,7 @@
 //! would have to do for the same promise. Owns the choice of parts and the one table at the end.
 //!
 //! `cargo bench --bench end_to_end -- [--quick] [memory] [ingest] [latency] [fan-out] [replay] [listing]
-//! [abuse] [subscription] [jetstream]`; all parts if none is named, but the last, which needs nats-server.
+//! [abuse] [subscription] [scale [--large]] [jetstream]`; all parts if none is named, but the last, which needs nats-server.
 
 #![allow(
     clippy::disallowed_methods,
@@ -30,6 +30,7 @@ mod nats;
 #[path = "../../tests/support/port.rs"]
 mod port;
 mod replay;
+mod scale;
 mod stage;
 mod subscription;
 mod table;
@@ -65,6 +66,7 @@ fn main() {
     {
         return memory::hold_idle_streams(address, streams.parse().unwrap());
     }
+    let large = args.iter().any(|arg| arg == "--large");
     let quick = args.iter().any(|arg| arg == "--quick");
     // Cargo and its users pass flags that mean something to other harnesses.
     args.retain(|arg| !arg.starts_with('-'));
@@ -106,6 +108,9 @@ fn main() {
     }
     if chosen("subscription") {
         rows.extend(stage::run(subscription::measure(effort)));
+    }
+    if chosen("scale") {
+        rows.extend(stage::run(scale::measure(effort, large)));
     }
     if args.iter().any(|arg| arg == "jetstream") {
         rows.extend(stage::run(jetstream::measure(effort)));

@@ -45,6 +45,14 @@ impl Meter {
     }
 }
 
+impl Round {
+    /// By itself, without a floor.
+    pub fn row(&self, measure: String) -> Row {
+        println!("{measure}: {:.0}/s {:.1} µs CPU", self.per_second, self.cpu_us);
+        Row::rate_alone(measure, "/s", self.per_second)
+    }
+}
+
 impl Rounds {
     /// The medians as a row; all rounds are printed at once.
     pub fn row(&self, measure: String, target: Target) -> Row {

@@ -40,6 +40,17 @@ impl Row {
         }
     }
 
+    /// A rate by itself.
+    pub fn rate_alone(measure: String, unit: &str, rate: f64) -> Self {
+        Self {
+            measure,
+            service: format!("{} {unit}", thousands(rate)),
+            floor: String::new(),
+            compared: rate,
+            target: Target::None,
+        }
+    }
+
     /// A duration beside its floor, or by itself in milliseconds.
     pub fn duration(measure: String, service: Duration, floor: Option<Duration>, target: Target) -> Self {
         Self {

@@ -14,7 +14,10 @@ use tonic::{
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tonic_types::StatusExt;
 
-use super::trust::{self, ClientIdentity, Trust};
+use super::{
+    hints,
+    trust::{self, ClientIdentity, Trust},
+};
 use crate::{
     config::values,
     grpc::proto::{
@@ -48,7 +51,7 @@ impl Interceptor for Bearer {
 /// Which service to talk to.
 #[derive(Args, Clone, Debug)]
 pub struct Server {
-    /// The gRPC address of the service.
+    /// The gRPC address of the service: a URL, or HOST:PORT.
     #[arg(
         long,
         env = "HOOKSTREAM_SERVER",
@@ -95,6 +98,16 @@ impl Server {
         Ok(AccessServiceClient::new(self.connection().await?))
     }
 
+    /// The address with a scheme: who brings what TLS needs means TLS.
+    fn url(&self) -> String {
+        if self.server.contains("://") {
+            return self.server.clone();
+        }
+        let is_tls = self.trust.is_given() || self.identity.is_given();
+        let scheme = if is_tls { "https" } else { "http" };
+        format!("{scheme}://{}", self.server)
+    }
+
     fn bearer(&self) -> anyhow::Result<Bearer> {
         let token = match &self.token_file {
             Some(path) => {
@@ -113,7 +126,7 @@ impl Server {
 
     async fn connection(&self) -> anyhow::Result<Connection> {
         let bearer = self.bearer()?;
-        let mut endpoint = Endpoint::from_shared(self.server.clone())
+        let mut endpoint = Endpoint::from_shared(self.url())
             .with_context(|| format!("`{}` is not a URL such as http://127.0.0.1:50051", self.server))?
             .http2_keep_alive_interval(limits::HTTP2_KEEPALIVE_INTERVAL)
             .keep_alive_timeout(limits::HTTP2_KEEPALIVE_TIMEOUT)
@@ -168,13 +181,15 @@ pub struct FilterFlags {
     endpoints: Vec<String>,
 }
 
-impl From<FilterFlags> for EventFilter {
-    fn from(flags: FilterFlags) -> Self {
-        Self {
-            event_types: flags.event_types,
-            entity_ids: flags.entity_ids,
-            callback_ids: flags.callback_ids,
-            endpoints: flags.endpoints,
+impl FilterFlags {
+    /// The filter as it is sent. What looks like a slip is said on standard error.
+    pub fn filter(self) -> EventFilter {
+        hints::note_unknown_types(&self.event_types);
+        EventFilter {
+            event_types: self.event_types,
+            entity_ids: self.entity_ids,
+            callback_ids: self.callback_ids,
+            endpoints: self.endpoints,
         }
     }
 }
@@ -204,11 +219,17 @@ pub fn explain(status: &Status) -> anyhow::Error {
     } else {
         text = format!("{:?}: {text}", status.code());
     }
+    if let Some(advice) = hints::after_refusal(status) {
+        text.push_str(&format!("\n{advice}"));
+    }
     anyhow!(text)
 }
 
 /// Whether trying again may help.
 pub fn is_passing(status: &Status) -> bool {
+    if hints::is_of_http(status) {
+        return false;
+    }
     // A connection that breaks under a call is reported as Unknown or Internal without details.
     let broken = matches!(status.code(), Code::Unknown | Code::Internal | Code::Cancelled);
     status.code() == Code::Unavailable || (broken && status.details().is_empty())

@@ -15,7 +15,10 @@ use serde_json::Value;
 use tokio::time::{Instant, MissedTickBehavior};
 use zeroize::Zeroizing;
 
-use super::trust::{self, Trust};
+use super::{
+    hints,
+    trust::{self, Trust},
+};
 use crate::{samples, secret::Secret, signature};
 
 /// Plays HeyGen: sends signed deliveries of one event type. Each is a new event, unless --event-id says otherwise.
@@ -160,7 +163,8 @@ impl Deliver {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
             ticks
         });
-        let mut failed = false;
+        hints::note_unknown_types(std::slice::from_ref(&self.event_type));
+        let (mut failed, mut advised) = (false, None);
         for _ in 0..self.count {
             if let Some(ticks) = &mut ticks {
                 ticks.tick().await;
@@ -189,8 +193,15 @@ impl Deliver {
                 writeln!(
                     out,
                     "{} {}  {} {event_id}  {ms:.1} ms",
-                    answer.status, answer.text, self.event_type
+                    answer.status,
+                    hints::one_line(&answer.text),
+                    self.event_type
                 )?;
+            }
+            // Once for all that are answered alike.
+            let advice = hints::after_delivery(answer.status, &answer.text);
+            if let Some(advice) = advice.filter(|_| advised.replace(answer.status) != Some(answer.status)) {
+                anstream::eprintln!("{advice}");
             }
         }
         Ok(if failed {

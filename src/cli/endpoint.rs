@@ -11,7 +11,8 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::{
     client::{self, Server},
-    deliver, output,
+    deliver, hints, output,
+    secret_file::{self, SecretFile},
 };
 use crate::grpc::proto::{
     Endpoint, ManageEndpointRequest, ManageEndpointResponse, Registration,
@@ -30,7 +31,7 @@ pub enum Command {
   hookstream endpoint create prod --events 'avatar_video.*,video_translate.*'  # registers it at HeyGen
   hookstream endpoint create prod --adopt ep_123                 # takes over what is registered at HeyGen
   hookstream endpoint create prod --secret-file ./secret.txt     # registered by somebody else, with this secret
-  hookstream endpoint create test --registration local           # not registered; generates a secret
+  hookstream endpoint create test --registration local --save-secret ./test.secret  # not registered; makes a secret
 
 Without --registration, an endpoint is registered at HeyGen if the service has credentials for HeyGen's API and no
 secret is given.")]
@@ -46,7 +47,7 @@ secret is given.")]
     Delete(Named),
     /// Registers an endpoint at HeyGen anew, when HeyGen has disabled it or no longer has it.
     #[command(after_help = "Example:\n  hookstream endpoint recreate prod")]
-    Recreate(Named),
+    Recreate(RecreateArgs),
     /// Makes or replaces the URL for callbacks of single requests, and prints it. It is shown this once.
     #[command(after_help = "Example:\n  hookstream endpoint rotate-callback-url prod --overlap 24h")]
     RotateCallbackUrl(RotateCallbackUrlArgs),
@@ -92,6 +93,19 @@ pub struct CreateArgs {
     /// taken, else a secret is generated.
     #[arg(long, value_name = "FILE")]
     secret_file: Option<PathBuf>,
+    /// Write a secret that is made to this new file, which you alone can read, instead of printing it.
+    #[arg(long, value_name = "FILE")]
+    save_secret: Option<PathBuf>,
+}
+
+/// A registration made anew.
+#[derive(Args, Debug)]
+pub struct RecreateArgs {
+    #[command(flatten)]
+    endpoint: Named,
+    /// Write a secret that is made to this new file, which you alone can read, instead of printing it.
+    #[arg(long, value_name = "FILE")]
+    save_secret: Option<PathBuf>,
 }
 
 /// Who registers an endpoint.
@@ -147,6 +161,9 @@ pub struct RotateArgs {
     /// How long the old secret stays valid, up to 7days; 24h if not given.
     #[arg(long, value_name = "DURATION", value_parser = client::parse_duration)]
     overlap: Option<prost_types::Duration>,
+    /// Write a secret that is made to this new file, which you alone can read, instead of printing it.
+    #[arg(long, value_name = "FILE")]
+    save_secret: Option<PathBuf>,
 }
 
 impl Command {
@@ -159,6 +176,8 @@ impl Command {
                     (None, Some(Registrant::Local)) => Registration::Local,
                     (None, None) => Registration::Unspecified,
                 };
+                hints::note_unknown_types(&args.events);
+                let save = SecretFile::make(args.save_secret)?;
                 let operation = Operation::Create(Create {
                     name: args.endpoint.name.clone(),
                     event_types: args.events,
@@ -167,11 +186,13 @@ impl Command {
                     secret: secret(args.secret_file.as_deref())?,
                     registration: registration.into(),
                 });
-                args.endpoint.manage(operation).await?;
+                args.endpoint.manage_saving(operation, save).await?;
             }
-            Self::Recreate(named) => {
-                let name = named.name.clone();
-                named.manage(Operation::Recreate(Recreate { name })).await?;
+            Self::Recreate(args) => {
+                let save = SecretFile::make(args.save_secret)?;
+                let name = args.endpoint.name.clone();
+                let operation = Operation::Recreate(Recreate { name });
+                args.endpoint.manage_saving(operation, save).await?;
             }
             Self::RotateCallbackUrl(args) => {
                 let operation = Operation::RotateCallbackToken(RotateCallbackToken {
@@ -198,6 +219,7 @@ impl Command {
                 }
                 let mut event_types = args.events.unwrap_or_default();
                 event_types.retain(|event_type| !event_type.is_empty());
+                hints::note_unknown_types(&event_types);
                 let operation = Operation::Update(Update {
                     name: args.endpoint.name.clone(),
                     event_types,
@@ -213,12 +235,13 @@ impl Command {
                 named.manage(operation).await?;
             }
             Self::RotateSecret(args) => {
+                let save = SecretFile::make(args.save_secret)?;
                 let operation = Operation::RotateSecret(RotateSecret {
                     name: args.endpoint.name.clone(),
                     secret: secret(args.secret_file.as_deref())?,
                     overlap: args.overlap,
                 });
-                args.endpoint.manage(operation).await?;
+                args.endpoint.manage_saving(operation, save).await?;
             }
         }
         Ok(ExitCode::SUCCESS)
@@ -275,20 +298,31 @@ async fn manage(server: &Server, operation: Operation) -> anyhow::Result<ManageE
 
 impl Named {
     async fn manage(&self, operation: Operation) -> anyhow::Result<()> {
-        let answer = manage(&self.server, operation).await?;
+        self.manage_saving(operation, None).await
+    }
+
+    async fn manage_saving(&self, operation: Operation, save: Option<SecretFile>) -> anyhow::Result<()> {
+        let mut answer = manage(&self.server, operation).await?;
+        let secret = match &mut answer.result {
+            Some(Answer::Create(created)) => &mut created.secret,
+            Some(Answer::RotateSecret(rotated)) => &mut rotated.secret,
+            Some(Answer::Recreate(recreated)) => &mut recreated.secret,
+            _ => &mut String::new(),
+        };
+        let secret = secret_file::keep(secret, save)?;
         if self.json {
             return output::print_json(&answer);
         }
         let mut out = anstream::stdout();
         match answer.result.context("the answer is empty")? {
-            Answer::Create(created) => show(&mut out, created.endpoint, Some(&created.secret))?,
-            Answer::RotateSecret(rotated) => show(&mut out, rotated.endpoint, Some(&rotated.secret))?,
-            Answer::Get(found) => show(&mut out, found.endpoint, None)?,
-            Answer::Update(updated) => show(&mut out, updated.endpoint, None)?,
+            Answer::Create(created) => show(&mut out, created.endpoint, &secret)?,
+            Answer::RotateSecret(rotated) => show(&mut out, rotated.endpoint, &secret)?,
+            Answer::Get(found) => show(&mut out, found.endpoint, "")?,
+            Answer::Update(updated) => show(&mut out, updated.endpoint, "")?,
             Answer::Delete(_) => writeln!(out, "{} is deleted", self.name)?,
-            Answer::Recreate(recreated) => show(&mut out, recreated.endpoint, Some(&recreated.secret))?,
+            Answer::Recreate(recreated) => show(&mut out, recreated.endpoint, &secret)?,
             Answer::RotateCallbackToken(rotated) => {
-                show(&mut out, rotated.endpoint, None)?;
+                show(&mut out, rotated.endpoint, "")?;
                 writeln!(out, "callback url   {}   (shown this once)", rotated.callback_url)?;
             }
             Answer::List(_) | Answer::Reconcile(_) => {}
@@ -332,7 +366,7 @@ fn state(endpoint: &Endpoint) -> String {
     output::word(endpoint.state().as_str_name(), "ENDPOINT_STATE_")
 }
 
-fn show(out: &mut impl Write, endpoint: Option<Endpoint>, secret: Option<&str>) -> anyhow::Result<()> {
+fn show(out: &mut impl Write, endpoint: Option<Endpoint>, secret: &str) -> anyhow::Result<()> {
     let endpoint = endpoint.context("the answer is empty")?;
     let events = match endpoint.event_types.as_slice() {
         [] => "all".to_owned(),
@@ -340,8 +374,8 @@ fn show(out: &mut impl Write, endpoint: Option<Endpoint>, secret: Option<&str>) 
     };
     writeln!(out, "name           {}", endpoint.name)?;
     writeln!(out, "url            {}", endpoint.url)?;
-    if let Some(secret) = secret.filter(|secret| !secret.is_empty()) {
-        writeln!(out, "secret         {secret}   (shown this once)")?;
+    if !secret.is_empty() {
+        writeln!(out, "secret         {secret}")?;
     }
     writeln!(out, "state          {}", state(&endpoint))?;
     if !endpoint.state_reason.is_empty() {

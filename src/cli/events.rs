@@ -103,7 +103,7 @@ impl List {
             Order::NewestFirst
         };
         let mut request = ListEventsRequest {
-            filter: Some(self.filter.into()),
+            filter: Some(self.filter.filter()),
             since: self.since,
             until: self.until,
             order: order.into(),
@@ -179,7 +179,7 @@ impl Await {
     /// Runs the command.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         let request = AwaitEventRequest {
-            filter: Some(self.filter.into()),
+            filter: Some(self.filter.filter()),
             start: self
                 .after
                 .map(Start::AfterCursor)

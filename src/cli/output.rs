@@ -13,6 +13,7 @@ use comfy_table::{Table, presets};
 use jiff::Timestamp;
 use prost::{Message, Name};
 use prost_reflect::{DescriptorPool, DynamicMessage};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::cloud_event;
 use crate::grpc::proto::{self, Event, EventFilter};
@@ -188,6 +189,18 @@ pub fn print_table<R: IntoIterator<Item = String>>(
     });
     writeln!(anstream::stdout(), "{}", table.trim_fmt())?;
     Ok(())
+}
+
+/// Whether nobody reads the output any more. A terminal or file never says so.
+pub fn is_unread() -> bool {
+    let stdout = io::stdout();
+    let mut asked = [PollFd::new(&stdout, PollFlags::empty())];
+    // What cannot be asked is taken to be read.
+    let answered = poll(&mut asked, Some(&Timespec::default()));
+    answered.is_ok()
+        && asked
+            .iter()
+            .any(|stdout| stdout.revents().contains(PollFlags::ERR))
 }
 
 /// Whether an error is that nobody reads the output any more, which is no failure (`hookstream tail | head`).

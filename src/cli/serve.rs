@@ -68,6 +68,11 @@ impl Serve {
             admin = %service.admin_address,
             "ready"
         );
+        if config.sealing_keys.current.is_none() {
+            tracing::info!(
+                "endpoint secrets are stored readable, in a file that is its owner's alone: --sealing-key-file seals them"
+            );
+        }
         loop {
             tokio::select! {
                 () = signals.next() => break,
@@ -86,11 +91,6 @@ impl Serve {
 pub fn say_what_is_unwise(config: &Config) {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
-    }
-    if config.sealing_keys.current.is_none() {
-        tracing::info!(
-            "endpoint secrets are stored readable, in a file that is its owner's alone: --sealing-key-file seals them"
-        );
     }
 }
 

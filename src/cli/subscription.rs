@@ -329,7 +329,7 @@ impl SeekArgs {
 impl Settings {
     /// The settings as they are sent, and which of them were given.
     fn message(self, name: &str) -> (Subscription, Vec<String>) {
-        let filter = EventFilter::from(self.filter);
+        let filter = self.filter.filter();
         let given = [
             ("filter", filter != EventFilter::default()),
             ("ack_deadline", self.ack_deadline.is_some()),

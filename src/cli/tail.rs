@@ -94,7 +94,7 @@ impl Tail {
         }
         let request = SubscribeEventsRequest {
             start: self.start(),
-            filter: Some(self.filter.into()),
+            filter: Some(self.filter.filter()),
             stop_at_tail: self.stop_at_tail,
             continue_after_gap: self.continue_after_gap,
             ..SubscribeEventsRequest::default()

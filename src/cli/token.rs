@@ -1,6 +1,6 @@
 //! `hookstream token`. Owns making, listing and revoking tokens from a shell.
 
-use std::{io::Write, process::ExitCode};
+use std::{io::Write, path::PathBuf, process::ExitCode};
 
 use anyhow::bail;
 use clap::{Args, Subcommand};
@@ -8,10 +8,11 @@ use clap::{Args, Subcommand};
 use super::{
     client::{self, FilterFlags, Server},
     output,
+    secret_file::{self, SecretFile},
 };
 use crate::{
     grpc::proto::{
-        EventFilter, ManageTokenRequest, ManageTokenResponse, Token,
+        ManageTokenRequest, ManageTokenResponse, Token,
         manage_token_request::{Create, List, Operation, Revoke},
         manage_token_response::Result as Answer,
     },
@@ -23,7 +24,7 @@ use crate::{
 pub enum Command {
     /// Makes a token. It is shown once.
     #[command(after_help = "Examples:
-  hookstream token create billing --scope events:read --endpoint prod --expires-in 90days
+  hookstream token create billing --scope events:read --endpoint prod --expires-in 90days --save-token ./billing.token
   hookstream token create deployer --scope endpoints:manage
   hookstream token create billing --scope events:read --certificate-name dns:billing.internal")]
     Create(CreateArgs),
@@ -57,6 +58,9 @@ pub struct CreateArgs {
     /// Make no token: a client certificate with this name (dns:…, uri:…, email:…, ip:…) stands for it.
     #[arg(long, value_name = "NAME")]
     certificate_name: Option<String>,
+    /// Write the token to this new file, which you alone can read, instead of printing it.
+    #[arg(long, value_name = "FILE", conflicts_with = "certificate_name")]
+    save_token: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -99,7 +103,8 @@ impl Command {
 
 impl CreateArgs {
     async fn run(self) -> anyhow::Result<()> {
-        let filter = EventFilter::from(self.filter);
+        let filter = self.filter.filter();
+        let save = SecretFile::make(self.save_token)?;
         let operation = Operation::Create(Create {
             name: self.name,
             scopes: self.scopes,
@@ -107,20 +112,21 @@ impl CreateArgs {
             certificate_name: self.certificate_name.unwrap_or_default(),
             expires_in: self.expires_in,
         });
-        let answer = manage(&self.server, operation).await?;
+        let mut answer = manage(&self.server, operation).await?;
+        let Some(Answer::Create(created)) = &mut answer.result else {
+            bail!("the answer is empty")
+        };
+        let secret = secret_file::keep(&mut created.secret, save)?;
+        let token = created.token.clone().unwrap_or_default();
         if self.json {
             return output::print_json(&answer);
         }
-        let Some(Answer::Create(created)) = answer.result else {
-            bail!("the answer is empty")
-        };
-        let token = created.token.unwrap_or_default();
         let mut out = anstream::stdout();
         writeln!(out, "name         {}", token.name)?;
-        if created.secret.is_empty() {
+        if secret.is_empty() {
             writeln!(out, "certificate  {}", token.certificate_name)?;
         } else {
-            writeln!(out, "token        {}   (shown this once)", created.secret)?;
+            writeln!(out, "token        {secret}")?;
         }
         writeln!(out, "scopes       {}", token.scopes.join(", "))?;
         writeln!(out, "sees         {}", output::filter(token.filter.as_ref()))?;

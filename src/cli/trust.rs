@@ -28,6 +28,11 @@ impl Trust {
         flag("--ca-file", self.ca_file.as_deref())
     }
 
+    /// Whether it is somebody else than whom the system trusts.
+    pub fn is_given(&self) -> bool {
+        self.ca_file.is_some()
+    }
+
     /// An HTTP client that trusts so.
     pub fn http_client(&self) -> anyhow::Result<reqwest::ClientBuilder> {
         let builder = http_client::builder();

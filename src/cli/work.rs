@@ -2,7 +2,7 @@
 //! acknowledging what came of it.
 
 use std::{
-    io::Write,
+    io::{self, Write},
     pin::pin,
     process::{ExitCode, ExitStatus, Stdio},
     time::Duration,
@@ -161,6 +161,10 @@ impl Job {
             Some(NEVER) => Outcome::Reject(Reject {}),
             _ => Outcome::Retry(Retry { after: None }),
         };
+        if !matches!(outcome, Outcome::Done(_)) && output::is_unread() {
+            // `… | head` has what it wanted, and a command cannot write any more: the next would fail as this one did.
+            return Err(io::Error::from(io::ErrorKind::BrokenPipe).into());
+        }
         let follows = match outcome {
             Outcome::Reject(_) => Some("it is put aside"),
             Outcome::Retry(_) => Some("it is tried again, unless this was the last attempt"),

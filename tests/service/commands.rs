@@ -2,12 +2,13 @@
 
 use std::{
     io::{BufRead, BufReader, Write},
+    os::unix::fs::PermissionsExt,
     process::{Command, Stdio},
 };
 
 use serde_json::Value;
 
-use crate::harness::{FREE_PORTS, Hookstream, binary, body, run};
+use crate::harness::{FREE_PORTS, Hookstream, binary, body, finish, run, standing};
 
 fn json_lines(text: &str) -> Vec<Value> {
     text.lines()
@@ -122,6 +123,146 @@ async fn the_commands_work_together() {
     assert_eq!(
         json_lines(&ok(&[&["events", "types"], &at[..]].concat())).len(),
         30
+    );
+}
+
+#[tokio::test]
+async fn a_secret_goes_to_the_file_that_is_asked_for_and_nowhere_else() {
+    let service = Hookstream::start();
+    // HOST:PORT will do.
+    let server = service.grpc.to_string();
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let save = |name: &str, path: &str, more: &[&str]| {
+        let create = [
+            "endpoint",
+            "create",
+            name,
+            "--server",
+            &server,
+            "--save-secret",
+            path,
+        ];
+        run(&[&create, more].concat())
+    };
+    let saved = path("prod.secret");
+    for (name, more) in [("prod", &[][..]), ("test", &["--json"][..])] {
+        let (status, output, error) = save(name, &saved, more);
+        let secret = std::fs::read_to_string(&saved).unwrap();
+        assert!(
+            status.success() && !output.contains(secret.trim_end()),
+            "{output}{error}"
+        );
+        let mode = std::fs::metadata(&saved).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let url = format!("http://{}/webhooks/{name}", service.ingress);
+        let deliver = [
+            "deliver",
+            "avatar_video.fail",
+            "--url",
+            &url,
+            "--secret-file",
+            &saved,
+        ];
+        assert!(run(&deliver).0.success());
+        // A file that is there is left alone, and nothing is made that nobody would know the secret of.
+        let (status, _, error) = save("other", &saved, &[]);
+        assert!(!status.success() && error.contains(&saved), "{error}");
+        assert_eq!(std::fs::read_to_string(&saved).unwrap(), secret);
+        std::fs::remove_file(&saved).unwrap();
+    }
+    let (status, _, error) = save("prod", &saved, &[]);
+    assert!(!status.success() && error.contains("rotate-secret"), "{error}");
+    assert!(!std::path::Path::new(&saved).exists());
+    let (_, listed, _) = run(&["endpoint", "list", "--server", &server]);
+    assert!(!listed.contains("other"), "{listed}");
+
+    let (token, scope) = (path("token"), "events:read");
+    let create = [
+        "token",
+        "create",
+        "t",
+        "--scope",
+        scope,
+        "--server",
+        &server,
+        "--save-token",
+        &token,
+    ];
+    let (status, output, error) = run(&create);
+    let token = std::fs::read_to_string(&token).unwrap();
+    assert!(
+        status.success() && !output.contains(token.trim_end()),
+        "{output}{error}"
+    );
+    assert!(token.len() > 32);
+}
+
+#[tokio::test]
+async fn a_slip_is_answered_with_what_to_do() {
+    let service = Hookstream::start();
+    service.endpoint("prod").await;
+    let mut wrong = tempfile::NamedTempFile::new().unwrap();
+    writeln!(wrong, "whsec_wrong").unwrap();
+    let wrong = wrong.path().to_str().unwrap();
+    let (grpc, ingress) = (service.grpc.to_string(), service.ingress.to_string());
+    let url = |path: &str| format!("http://{ingress}{path}");
+    let (here, elsewhere) = (url("/webhooks/prod"), url("/webhooks/prd"));
+    let deliver = |event_type, url| ["deliver", event_type, "--url", url, "--secret-file", wrong];
+    let cases: [(&[&str], &str); 4] = [
+        (
+            &deliver("avatar_video.sucess", &here),
+            "did you mean `avatar_video.success`?",
+        ),
+        (&deliver("avatar_video.success", &here), "rotate-secret"),
+        (
+            &deliver("avatar_video.success", &elsewhere),
+            "hookstream endpoint list",
+        ),
+        (&["tail", "--server", &ingress], "port 50051"),
+    ];
+    for (args, advice) in cases {
+        let (status, output, error) = run(args);
+        assert!(!status.success(), "{args:?}");
+        assert!((output + &error).contains(advice), "{args:?}: {error}");
+    }
+    let (status, _, error) = run(&["events", "list", "--server", &grpc, "--type", "invoice.paid"]);
+    assert!(
+        status.success() && error.contains("hookstream events types"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_command_for_each_event_ends_when_nobody_reads_what_it_says() {
+    let service = Hookstream::start();
+    let sender = service.endpoint("prod").await;
+    for number in 0..20 {
+        assert_eq!(sender.deliver(body("avatar_video.success", number)).await, 200);
+    }
+    let start = Command::new(binary())
+        .args([
+            "subscription",
+            "create",
+            "work",
+            "--from-start",
+            "--server",
+            &service.grpc.to_string(),
+        ])
+        .output();
+    assert!(start.unwrap().status.success());
+    let pipeline = format!(
+        "'{}' tail --server {} --subscription work --exec 'echo $HOOKSTREAM_EVENT_ID' | head -n 3",
+        binary().display(),
+        service.grpc
+    );
+    let output = finish(Command::new("sh").args(["-c", &pipeline]));
+    assert_eq!(String::from_utf8_lossy(&output.stdout).lines().count(), 3);
+    let standing = standing(&service.client().await, "work").await;
+    // Three were done; what the pipe broke under was one attempt of one event, not all of many.
+    assert!(
+        standing.backlog >= 15 && standing.dead_letters == 0,
+        "{standing:?}"
     );
 }
 

@@ -2,6 +2,7 @@
 //! the history of the run; everything that happens follows from the seed.
 
 use std::{
+    collections::BTreeSet,
     fmt::Write,
     path::Path,
     sync::{
@@ -23,7 +24,12 @@ use tokio::sync::Notify;
 use turmoil::{Builder, Sim};
 
 use crate::{
-    clients::{self, Reader, Settled},
+    clients::{
+        heygen,
+        reader::Reader,
+        waiter,
+        worker::{self, Settled},
+    },
     disk::{Disk, Health, contents},
     history::{History, violations},
     network::SERVER,
@@ -40,6 +46,8 @@ const BEGIN_SECOND: i64 = 1_767_225_600;
 /// What all parts of a run see.
 pub struct Shared {
     pub history: Mutex<History>,
+    /// Bodies that somebody else signed.
+    pub forged: Mutex<BTreeSet<Vec<u8>>>,
     /// Breaches that whoever saw them reports.
     pub broken: Mutex<Vec<String>>,
     /// What was seen, and when.
@@ -178,6 +186,7 @@ pub fn simulate(seed: u64, lies: bool, directory: &Path) -> Run {
     let workers = random.random_range(0..=2);
     let shared = Arc::new(Shared {
         history: Mutex::default(),
+        forged: Mutex::default(),
         broken: Mutex::default(),
         trace: Mutex::default(),
         now_ms: AtomicI64::new(0),
@@ -221,7 +230,7 @@ pub fn simulate(seed: u64, lies: bool, directory: &Path) -> Run {
         format!("{kind}-{number}")
     };
     for number in 0..senders {
-        sim.client(name("sender", number), clients::send(Arc::clone(&shared), number));
+        sim.client(name("sender", number), heygen::send(Arc::clone(&shared), number));
     }
     let mut seen = Vec::new();
     for number in 0..readers {
@@ -231,10 +240,10 @@ pub fn simulate(seed: u64, lies: bool, directory: &Path) -> Run {
     }
     let settled = Settled::default();
     for number in 0..workers {
-        let worker = clients::work(Arc::clone(&shared), number, Arc::clone(&settled));
+        let worker = worker::work(Arc::clone(&shared), number, Arc::clone(&settled));
         sim.client(name("worker", number), worker);
     }
-    sim.client(name("awaiter", 0), clients::wait(Arc::clone(&shared)));
+    sim.client(name("awaiter", 0), waiter::wait(Arc::clone(&shared)));
 
     let plans = plan(&mut random, names.len());
     let ended = go_through(&mut sim, &shared, &disk, plans, &names);
@@ -250,6 +259,9 @@ pub fn simulate(seed: u64, lies: bool, directory: &Path) -> Run {
     let mut history = std::mem::take(&mut *shared.history.lock());
     history.stored.push(stored.clone());
     let mut broken = std::mem::take(&mut *shared.broken.lock());
+    if stored.iter().any(|(_, body)| shared.forged.lock().contains(body)) {
+        broken.push("I2: a forged delivery is stored".to_owned());
+    }
     for (number, (wants, received)) in seen.into_iter().enumerate() {
         let wanted = stored.iter().filter(|(_, body)| wants.includes(body)).cloned();
         let of_reader = History {

@@ -15,7 +15,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use crate::network;
+use crate::{network, world::Shared};
 
 /// Lets some milliseconds pass.
 pub async fn pause(range: std::ops::Range<u64>) {
@@ -46,5 +46,12 @@ pub fn passes(status: &Status) -> bool {
         Code::Unavailable => true,
         Code::Unknown | Code::Internal | Code::Cancelled => status.details().is_empty(),
         _ => false,
+    }
+}
+
+/// Takes a failure that passes by itself as it comes; any other is a breach.
+pub fn check(shared: &Shared, name: &str, status: &Status) {
+    if !passes(status) {
+        shared.breach(format!("{name}: {status}"));
     }
 }

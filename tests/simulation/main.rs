@@ -1,7 +1,7 @@
 //! The service in a simulated world: network, disk, clock and chance all follow from a seed, so that whatever a seed breaks it
 //! breaks again. Claims that I1 to I4, I6, I8 and I9 hold for any seed.
 //!
-//! `HOOKSTREAM_SEED` runs one seed and prints its history; `HOOKSTREAM_SIMULATION_SEEDS` sets how many are run (100 if unset),
+//! `HOOKSTREAM_SEED` runs one seed and prints its history; `HOOKSTREAM_SIMULATION_SEEDS` sets how many are run (200 if unset),
 //! `HOOKSTREAM_SIMULATION_FIRST` from which on.
 
 #![allow(

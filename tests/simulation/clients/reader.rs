@@ -8,9 +8,8 @@ use hookstream::grpc::proto::{
 };
 use parking_lot::Mutex;
 use tokio::time::timeout;
-use tonic::Status;
 
-use super::{connect, heygen::id_field, one_in, passes, pause};
+use super::{check, connect, heygen::id_field, one_in, pause};
 use crate::world::Shared;
 
 /// Which events a reader wants.
@@ -129,7 +128,7 @@ impl Reader {
         let mut frames = match opened {
             Ok(Ok(frames)) => frames.into_inner(),
             Ok(Err(status)) => {
-                self.check(&status);
+                check(&self.shared, &self.name, &status);
                 return false;
             }
             Err(_) => return false,
@@ -163,16 +162,10 @@ impl Reader {
                 Ok(None) if stop_at_tail => return true,
                 Ok(None) => return false,
                 Err(status) => {
-                    self.check(&status);
+                    check(&self.shared, &self.name, &status);
                     return false;
                 }
             }
-        }
-    }
-
-    fn check(&self, status: &Status) {
-        if !passes(status) {
-            self.shared.breach(format!("{}: {status}", self.name));
         }
     }
 
@@ -195,7 +188,7 @@ impl Reader {
                 let page = match page {
                     Ok(Ok(page)) => page.into_inner(),
                     Ok(Err(status)) => {
-                        self.check(&status);
+                        check(&self.shared, &self.name, &status);
                         continue 'anew;
                     }
                     Err(_) => continue 'anew,

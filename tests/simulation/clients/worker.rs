@@ -15,9 +15,9 @@ use hookstream::grpc::proto::{
 };
 use parking_lot::Mutex;
 use tokio::time::timeout;
-use tonic::{Code, Status};
+use tonic::Code;
 
-use super::{Client, connect, passes, pause};
+use super::{Client, check, connect, pause};
 use crate::world::Shared;
 
 const SUBSCRIPTION: &str = "work";
@@ -56,12 +56,6 @@ impl Worker {
         sent && self.settled.lock().len() >= self.shared.history.lock().acknowledged.len()
     }
 
-    fn check(&self, status: &Status) {
-        if !passes(status) {
-            self.shared.breach(format!("{}: {status}", self.name));
-        }
-    }
-
     async fn create(&self) {
         loop {
             pause(0..500).await;
@@ -86,7 +80,7 @@ impl Worker {
             match timeout(Duration::from_secs(10), client.manage_subscription(request)).await {
                 Ok(Ok(_)) => return,
                 Ok(Err(status)) if status.code() == Code::AlreadyExists => return,
-                Ok(Err(status)) => self.check(&status),
+                Ok(Err(status)) => check(&self.shared, &self.name, &status),
                 Err(_) => {}
             }
         }
@@ -104,13 +98,13 @@ impl Worker {
         };
         let mut frames = match client.subscribe_events(request).await {
             Ok(frames) => frames.into_inner(),
-            Err(status) => return self.check(&status),
+            Err(status) => return check(&self.shared, &self.name, &status),
         };
         loop {
             let response = match frames.message().await {
                 Ok(Some(response)) => response,
                 Ok(None) => return,
-                Err(status) => return self.check(&status),
+                Err(status) => return check(&self.shared, &self.name, &status),
             };
             let Some(Frame::Event(event)) = response.frame else {
                 continue;
@@ -174,7 +168,7 @@ impl Worker {
                     self.settled.lock().remove(&sequence);
                 }
             }
-            Ok(Err(status)) => self.check(&status),
+            Ok(Err(status)) => check(&self.shared, &self.name, &status),
             _ => {}
         }
     }

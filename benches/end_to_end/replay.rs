@@ -54,18 +54,9 @@ pub async fn round(address: SocketAddr, events: usize) -> Round {
         stop_at_tail: true,
         ..SubscribeEventsRequest::default()
     };
-    first(address, &request, events).await
-}
-
-/// The same of the first events that such a request gives.
-pub async fn first(address: SocketAddr, request: &SubscribeEventsRequest, events: usize) -> Round {
     let mut client = stage::client(address).await;
     let meter = Meter::start();
-    let mut stream = client
-        .subscribe_events(request.clone())
-        .await
-        .unwrap()
-        .into_inner();
+    let mut stream = client.subscribe_events(request).await.unwrap().into_inner();
     stage::receive(&mut stream, events).await;
     meter.end(events)
 }

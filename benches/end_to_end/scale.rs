@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Instant};
 
 use hookstream::{
-    grpc::proto::{EventFilter, Position, SubscribeEventsRequest, subscribe_events_request::Start},
+    grpc::proto::{EventFilter, SubscribeEventsRequest},
     log::EventLog,
 };
 
@@ -81,20 +81,11 @@ async fn round(effort: Effort, others: usize, filter: fn(usize) -> EventFilter) 
     let new: Vec<_> = (0..events)
         .map(|number| verifier.event(deliveries::body(number)))
         .collect();
-    let mut idle = Vec::new();
-    let mut client = stage::client(parts.address).await;
-    for number in 0..others {
-        if number % stage::STREAMS_PER_CONNECTION == 0 {
-            client = stage::client(parts.address).await;
-        }
-        let request = SubscribeEventsRequest {
-            filter: Some(filter(number)),
-            ..SubscribeEventsRequest::default()
-        };
-        let mut stream = client.subscribe_events(request).await.unwrap().into_inner();
-        stream.message().await.unwrap().unwrap();
-        idle.push(stream);
-    }
+    let idle = stage::streams_of(parts.address, others, |number| SubscribeEventsRequest {
+        filter: Some(filter(number)),
+        ..SubscribeEventsRequest::default()
+    });
+    let idle = idle.await;
     let mut wanting = stage::streams(parts.address, 1, &SubscribeEventsRequest::default()).await;
     let log = Arc::clone(&parts.log);
     let meter = Meter::start();
@@ -138,15 +129,9 @@ async fn with_events_kept(kept: usize) -> Vec<Row> {
 
     let mut client = stage::client(service.grpc_address).await;
     rows.extend(listing::list_by_entity(&mut client, kept, keys).await);
-    let request = SubscribeEventsRequest {
-        start: Some(Start::Position(Position::Earliest.into())),
-        ..SubscribeEventsRequest::default()
-    };
-    let replayed = replay::first(service.grpc_address, &request, REPLAYED.min(kept)).await;
-    rows.push(replayed.row(format!(
-        "replay of the first {} of {kept} events",
-        REPLAYED.min(kept)
-    )));
+    let events = REPLAYED.min(kept);
+    let replayed = replay::round(service.grpc_address, events).await;
+    rows.push(replayed.row(format!("replay of the first {events} of {kept} events")));
     let mut number = kept;
     let ingested = ingest::round(service.ingress_address, CONNECTIONS, &mut number).await;
     rows.push(ingested.row(format!(

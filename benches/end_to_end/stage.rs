@@ -127,11 +127,20 @@ pub async fn streams(
     count: usize,
     request: &proto::SubscribeEventsRequest,
 ) -> Vec<Streaming<SubscribeEventsResponse>> {
+    streams_of(address, count, |_| request.clone()).await
+}
+
+/// The same, each as its number asks for it.
+pub async fn streams_of(
+    address: SocketAddr,
+    count: usize,
+    request: impl Fn(usize) -> proto::SubscribeEventsRequest,
+) -> Vec<Streaming<SubscribeEventsResponse>> {
     let mut streams = Vec::with_capacity(count);
     while streams.len() < count {
         let mut client = client(address).await;
         for _ in 0..STREAMS_PER_CONNECTION.min(count - streams.len()) {
-            let opened = client.subscribe_events(request.clone()).await.unwrap();
+            let opened = client.subscribe_events(request(streams.len())).await.unwrap();
             let mut stream = opened.into_inner();
             stream.message().await.unwrap().unwrap();
             streams.push(stream);

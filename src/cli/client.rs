@@ -225,9 +225,16 @@ pub fn explain(status: &Status) -> anyhow::Error {
     anyhow!(text)
 }
 
+/// Whether an answer is a refusal of HTTP's with nothing of gRPC's in it. tonic says so in the text alone, in one of two ways:
+/// it depends on whether there is a body.
+pub fn is_of_http(status: &Status) -> bool {
+    let text = status.message();
+    text.contains("receiving response with status: 4") || text.contains("mapped from HTTP status code 4")
+}
+
 /// Whether trying again may help.
 pub fn is_passing(status: &Status) -> bool {
-    if hints::is_of_http(status) {
+    if is_of_http(status) {
         return false;
     }
     // A connection that breaks under a call is reported as Unknown or Internal without details.

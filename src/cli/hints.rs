@@ -3,6 +3,7 @@
 use tonic::Status;
 use tonic_types::StatusExt;
 
+use super::client;
 use crate::{event_type::EVENT_TYPES, filter::TypePattern};
 
 /// How alike two names must be for one to be a slip of the other: 1 is equal.
@@ -34,16 +35,9 @@ fn unknown_type(pattern: &str) -> Option<String> {
     })
 }
 
-/// Whether an answer is a refusal of HTTP's with nothing of gRPC's in it. tonic says so in the text alone, in one of two ways:
-/// it depends on whether there is a body.
-pub fn is_of_http(status: &Status) -> bool {
-    let text = status.message();
-    text.contains("receiving response with status: 4") || text.contains("mapped from HTTP status code 4")
-}
-
 /// What a person at a shell can do about a refusal.
 pub fn after_refusal(status: &Status) -> Option<&'static str> {
-    if is_of_http(status) {
+    if client::is_of_http(status) {
         return Some(
             "what answered does not speak gRPC: is --server the address that `hookstream serve` calls grpc (port 50051)?",
         );

@@ -116,6 +116,11 @@ impl Config {
         Self::parse(&layers(matches)?)
     }
 
+    /// The defaults with these settings changed, whatever command line, environment and files say.
+    pub fn with(changes: &[(&str, &str)]) -> Result<Self, ConfigError> {
+        Self::parse(&layers::defaults_with(changes)?)
+    }
+
     /// Whether HeyGen's API is a stand-in on this machine.
     pub fn heygen_is_local(&self) -> bool {
         self.heygen
@@ -451,7 +456,7 @@ mod tests {
 
     #[test]
     fn defaults_are_valid_and_on_loopback() {
-        let config = config(&[]).unwrap();
+        let config = Config::with(&[]).unwrap();
         assert_eq!(config.grpc_listen, "127.0.0.1:50051");
         assert_eq!(config.retention.age, Some(Duration::from_secs(30 * 24 * 3600)));
         assert_eq!(config.retention.size_bytes, Some(10 * 1024 * 1024 * 1024));
@@ -464,6 +469,17 @@ mod tests {
         let config = config(&["--config", path, "--retention-size", "none"]).unwrap();
         assert_eq!(config.retention.age, Some(Duration::from_secs(7 * 24 * 3600)));
         assert_eq!(config.retention.size_bytes, None);
+    }
+
+    #[test]
+    fn settings_are_changed_without_a_command_line_too() {
+        let config = Config::with(&[("retention-size", "1MiB")]).unwrap();
+        assert_eq!(config.retention.size_bytes, Some(1024 * 1024));
+        let error = Config::with(&[("retention", "1MiB")]).unwrap_err();
+        assert!(
+            error.to_string().contains("`retention` is not a setting"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -120,13 +120,8 @@ pub struct Waiter {
 }
 
 impl Hub {
-    /// A hub on this log. Until [`Hub::follow`] runs it holds nothing.
-    pub fn new(log: Arc<dyn EventLog>, encode: Arc<dyn Encode>, registry: &mut Registry) -> Arc<Self> {
-        Self::with_ring(log, encode, registry, limits::RING_EVENTS_MAX)
-    }
-
-    /// A hub that holds this many events at the most.
-    pub fn with_ring(
+    /// A hub on this log, which holds this many events at the most, and none until [`Hub::follow`] runs.
+    pub fn new(
         log: Arc<dyn EventLog>,
         encode: Arc<dyn Encode>,
         registry: &mut Registry,

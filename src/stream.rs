@@ -360,7 +360,7 @@ mod tests {
         fn with_ring(ring_events_max: usize) -> Self {
             let log = Arc::new(MemoryLog::new(LogId::new(1)));
             let held = Arc::clone(&log) as Arc<dyn EventLog>;
-            let hub = Hub::with_ring(
+            let hub = Hub::new(
                 held,
                 Arc::new(EntityId),
                 &mut Registry::default(),

@@ -31,6 +31,14 @@ impl Tasks {
         self.tracker.spawn(task);
     }
 
+    /// Starts a task that is cut off, wherever it waits, when the tasks have to end.
+    pub fn spawn_until_stop(&self, task: impl Future + Send + 'static) {
+        let stop = self.stop.clone();
+        self.spawn(async move {
+            stop.run_until_cancelled(task).await;
+        });
+    }
+
     /// Tells the tasks to end and waits until they have.
     pub async fn end(&self) {
         self.stop.cancel();

@@ -5,18 +5,14 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use hookstream::{
-    access::{Access, sqlite::SqliteTokenStore},
-    audit::{Audit, sqlite::SqliteAuditStore},
     clock::Clock,
-    endpoints::{Endpoints, sqlite::SqliteEndpointStore},
+    config::Config,
     event::{LogId, NewEvent, Sequence, StoredEvent},
-    grpc::{EventEncoder, Grpc, proto::SubscribeEventsRequest},
-    hub::{Encode, Hub},
+    grpc::{EventEncoder, proto::SubscribeEventsRequest},
+    hub::Encode,
+    limits,
     log::{EventLog, memory::MemoryLog},
-    origin::AllowedOrigins,
-    registrar::Registrar,
-    sealing::SealingKeys,
-    subscriptions::{ServingReplica, Subscriptions, sqlite::SqliteSubscriptionStore},
+    service::{composition::Composition, engines::Ground},
     tasks::Tasks,
     transport::{self, Server},
 };
@@ -109,15 +105,14 @@ async fn deliver(address: SocketAddr, streams: usize, events: usize, release: im
     meter.end(streams * events)
 }
 
-/// The parts of the service from the log to the streams, wired as the composition root wires them.
+/// The service with its log in memory.
 pub struct Parts {
     /// Where events come from.
     pub log: Arc<MemoryLog>,
     /// Where clients connect.
     pub address: SocketAddr,
     server: Server,
-    subscriptions: ServingReplica,
-    tasks: Tasks,
+    composition: Composition,
     _directory: TempDir,
 }
 
@@ -125,52 +120,34 @@ impl Parts {
     /// Starts them.
     pub async fn start() -> Self {
         let directory = stage::directory();
-        let state = directory.path().join("state.db");
-        let store = SqliteEndpointStore::open(&state, SealingKeys::default()).unwrap();
-        let tokens = SqliteTokenStore::open(&state).unwrap();
-        let access = Access::load(Arc::new(tokens), None, Clock::system()).unwrap();
-        let trail = SqliteAuditStore::open(&state).unwrap();
-        let endpoints = Arc::new(Endpoints::load(Arc::new(store), Clock::system()).unwrap());
-        let log = Arc::new(MemoryLog::new(LOG_ID));
-        let encoder = Arc::new(EventEncoder::new(LOG_ID).unwrap());
+        let config = Config::with(&[("data-dir", directory.path().to_str().unwrap())]).unwrap();
         let mut registry = Registry::default();
-        let hub = Hub::new(Arc::clone(&log) as Arc<dyn EventLog>, encoder, &mut registry);
-        let places = SqliteSubscriptionStore::open(&directory.path().join("subscriptions.db")).unwrap();
-        let subscriptions = Subscriptions::load(Arc::new(places), Arc::clone(&hub), Clock::system());
-        let registrar = Registrar::new(endpoints, None, None, Clock::system(), None, &mut registry);
-        let trail = Audit::new(Arc::new(trail), Clock::system());
-        let tasks = Tasks::new();
-        let subscriptions =
-            ServingReplica::alone(subscriptions.await.unwrap(), trail.clone(), &tasks, &mut registry);
-        let grpc = Grpc::new(
-            Arc::clone(&hub),
-            subscriptions.clone(),
-            None,
-            Arc::new(registrar),
-            Arc::new(access),
-            trail,
+        let log = Arc::new(MemoryLog::new(LOG_ID));
+        let ground = Ground::new(
+            Arc::clone(&log) as Arc<dyn EventLog>,
+            limits::RING_EVENTS_MAX,
             Clock::system(),
-            "",
+            Tasks::new(),
             &mut registry,
         );
-        let (routes, _health) = grpc.routes(AllowedOrigins::default()).await.unwrap();
-        let stop = tasks.stop().clone();
-        tasks.spawn(async move { hub.follow(stop).await });
+        let foundation = ground.unwrap().alone(&config, &mut registry).await.unwrap();
+        let composition = Composition::start(&config, foundation, "", &mut registry).await;
+        let composition = composition.unwrap();
         let listener = transport::bind("127.0.0.1:0", "bench").await.unwrap();
         Self {
             log,
             address: listener.local_addr().unwrap(),
-            server: Server::start(listener, routes.all),
-            subscriptions,
-            tasks,
+            server: Server::start(listener, composition.grpc.all.clone()),
+            composition,
             _directory: directory,
         }
     }
 
     /// Ends them.
     pub async fn end(self) {
-        self.server.end(Duration::from_secs(1)).await;
-        self.subscriptions.close().await;
-        self.tasks.end().await;
+        let connections = async {
+            self.server.end(Duration::from_secs(1)).await;
+        };
+        self.composition.drain(connections).await;
     }
 }

@@ -1,21 +1,19 @@
 //! What every part stands on: a runtime, a directory on the real disk, a running service, a filled log, clients. Owns no
 //! measure.
 
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use futures_util::StreamExt;
 use hookstream::{
     clock::Clock,
-    config::{Config, LogEngine, LogFormat},
+    config::{Config, LogEngine},
     event::LogId,
-    forwarded::TrustedProxies,
     grpc::proto::{
         self, ManageEndpointRequest, SubscribeEventsResponse,
         hookstream_service_client::HookstreamServiceClient, manage_endpoint_request as ask,
         subscribe_events_response::Frame,
     },
-    log::{EventLog, Retention, metrics::LogMetrics, sqlite::SqliteLog},
-    sealing::SealingKeys,
+    log::{EventLog, metrics::LogMetrics, sqlite::SqliteLog},
     service::Service,
 };
 use tempfile::TempDir;
@@ -64,32 +62,19 @@ pub async fn service(directory: &Path) -> Service {
 
 /// The same with its log elsewhere.
 pub async fn service_on(directory: &Path, log: LogEngine) -> Service {
-    let any = || "127.0.0.1:0".to_owned();
+    let any = "127.0.0.1:0";
+    let changes = [
+        ("ingress-listen", any),
+        ("grpc-listen", any),
+        ("admin-listen", any),
+        ("data-dir", directory.to_str().unwrap()),
+        ("retention-age", "none"),
+        ("retention-size", "none"),
+        ("drain-deadline", "1s"),
+    ];
     let config = Config {
-        ingress_listen: any(),
-        grpc_listen: any(),
-        admin_listen: any(),
-        operator_token: None,
-        ingress_tls: None,
-        grpc_tls: None,
-        admin_tls: None,
-        public_url: None,
-        allowed_origins: Default::default(),
-        trusted_proxies: TrustedProxies::default(),
-        heygen: None,
-        heygen_check_interval: Duration::from_secs(60),
-        reconcile_interval: None,
-        reconcile_grace: Duration::ZERO,
-        rotate_secrets_after: None,
-        data_dir: directory.to_owned(),
-        sealing_keys: SealingKeys::default(),
         log,
-        advertise_url: None,
-        advertise_ca_file: None,
-        retention: Retention::default(),
-        drain_deadline: Duration::from_secs(1),
-        log_format: LogFormat::Auto,
-        warnings: Vec::new(),
+        ..Config::with(&changes).unwrap()
     };
     Service::start(&config, Clock::system()).await.unwrap()
 }

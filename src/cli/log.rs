@@ -29,7 +29,7 @@ use crate::{
     },
     limits,
     log::{Direction, EventLog, Limit, Outcome, Range},
-    service::open_log,
+    service::engines::open_log,
 };
 
 /// Takes a log into a file, and out of one.

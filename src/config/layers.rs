@@ -57,6 +57,31 @@ pub fn layers(matches: &ArgMatches) -> Result<Vec<Sourced>, ConfigError> {
     }
 }
 
+/// The defaults with these settings changed.
+pub fn defaults_with(changes: &[(&str, &str)]) -> Result<Vec<Sourced>, ConfigError> {
+    let unknown = changes
+        .iter()
+        .filter(|(key, _)| SETTINGS.iter().all(|setting| setting.key != *key));
+    let problems: Vec<_> = unknown
+        .map(|(key, _)| format!("`{key}` is not a setting"))
+        .collect();
+    if !problems.is_empty() {
+        return Err(ConfigError(problems));
+    }
+    let layered = SETTINGS.iter().map(|setting| {
+        let changed = changes.iter().find(|(key, _)| *key == setting.key);
+        Sourced {
+            key: setting.key,
+            value: changed
+                .map(|(_, value)| *value)
+                .or(setting.default)
+                .map(str::to_owned),
+            source: setting.key.to_owned(),
+        }
+    });
+    Ok(layered.collect())
+}
+
 fn read_file(path: &str, problems: &mut Vec<String>) -> toml::Table {
     let text = fs::read_to_string(path).unwrap_or_else(|error| {
         problems.push(format!("{path}: cannot be read: {error}"));

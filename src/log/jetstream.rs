@@ -154,12 +154,7 @@ impl JetStreamLog {
             Arc::clone(&pending),
         );
         let mut position = follower.position();
-        tasks.spawn({
-            let stop = tasks.stop().clone();
-            async move {
-                stop.run_until_cancelled(follower.run()).await;
-            }
-        });
+        tasks.spawn_until_stop(follower.run());
         let log = Self {
             context: nats.context.clone(),
             stream,
@@ -174,25 +169,18 @@ impl JetStreamLog {
             tasks,
         };
         let (leads, has_leader) = watch::channel(true);
-        log.tasks.spawn({
-            let stop = log.tasks.stop().clone();
-            let check = check(log.stream.clone(), leads, Arc::clone(&log.durability), of_servers);
-            async move {
-                stop.run_until_cancelled(check).await;
-            }
-        });
-        log.tasks.spawn({
-            let (stop, writable) = (log.tasks.stop().clone(), log.writable.clone());
-            let watch = watch_over(
-                nats.is_connected.clone(),
-                has_leader,
-                log.projection.log().writable(),
-                writable,
-            );
-            async move {
-                stop.run_until_cancelled(watch).await;
-            }
-        });
+        log.tasks.spawn_until_stop(check(
+            log.stream.clone(),
+            leads,
+            Arc::clone(&log.durability),
+            of_servers,
+        ));
+        log.tasks.spawn_until_stop(watch_over(
+            nats.is_connected.clone(),
+            has_leader,
+            log.projection.log().writable(),
+            log.writable.clone(),
+        ));
         let mut told = Instant::now();
         while position.borrow_and_update().get() < last {
             if told.elapsed() >= limits::PROGRESS_INTERVAL {

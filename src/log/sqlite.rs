@@ -165,13 +165,7 @@ impl SqliteLog {
                 move || writer::Writer::new(log, identity, twins, shared, checkpoint, replies).run(inbox)
             }),
         ];
-        tasks.spawn({
-            let (stop, commands) = (tasks.stop().clone(), commands.downgrade());
-            let probe = probe(shared.writable.subscribe(), commands);
-            async move {
-                stop.run_until_cancelled(probe).await;
-            }
-        });
+        tasks.spawn_until_stop(probe(shared.writable.subscribe(), commands.downgrade()));
         Ok(Self {
             shared,
             commands,

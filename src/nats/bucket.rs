@@ -89,10 +89,8 @@ impl Bucket {
         } else {
             state.last_sequence
         };
-        let (bucket, stop) = (Arc::clone(self), tasks.stop().clone());
-        tasks.spawn(async move {
-            stop.run_until_cancelled(bucket.tell(listener)).await;
-        });
+        let bucket = Arc::clone(self);
+        tasks.spawn_until_stop(async move { bucket.tell(listener).await });
         self.wait(newest).await?;
         first_unreadable.try_recv().map_or(Ok(()), Err)
     }

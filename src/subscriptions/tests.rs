@@ -26,7 +26,12 @@ impl Encode for Nothing {
 
 async fn load(directory: &tempfile::TempDir, log_id: u64) -> Arc<Subscriptions> {
     let log = Arc::new(MemoryLog::new(LogId::new(log_id))) as Arc<dyn EventLog>;
-    let hub = Hub::new(log, Arc::new(Nothing), &mut Registry::default());
+    let hub = Hub::new(
+        log,
+        Arc::new(Nothing),
+        &mut Registry::default(),
+        limits::RING_EVENTS_MAX,
+    );
     let store = SqliteSubscriptionStore::open(&directory.path().join("subscriptions.db")).unwrap();
     Subscriptions::load(Arc::new(store), hub, Clock::system())
         .await

@@ -1,5 +1,5 @@
-//! The service on a simulated network and disk: everything between the sockets and the log, wired as the composition root
-//! wires it. Owns one life of the process, up to its drain or its crash.
+//! The service on a simulated network and disk: its own composition between simulated sockets and a simulated log. Owns one
+//! life of the process, up to its drain or its crash.
 
 use std::{
     path::Path,
@@ -9,28 +9,19 @@ use std::{
 
 use futures_util::FutureExt;
 use hookstream::{
-    access::{Access, sqlite::SqliteTokenStore},
-    audit::{Audit, sqlite::SqliteAuditStore},
     clock::Clock,
+    config::Config,
     endpoints::{Endpoints, NewEndpoint, sqlite::SqliteEndpointStore},
-    forwarded::TrustedProxies,
-    grpc::{EventEncoder, Grpc},
-    hub::Hub,
-    ingress::Ingress,
-    log::EventLog,
-    origin::AllowedOrigins,
-    registrar::Registrar,
     sealing::SealingKeys,
     secret::Secret,
-    subscriptions::{ServingReplica, Subscriptions, sqlite::SqliteSubscriptionStore},
+    service::{composition::Composition, engines::Ground},
     tasks::Tasks,
     transport::Server,
 };
 use prometheus_client::registry::Registry;
-use tokio_util::sync::CancellationToken;
 
 use crate::{
-    disk::{Disk, LOG_ID, SimulatedLog, contents},
+    disk::{Disk, SimulatedLog, contents},
     network::{self, GRPC_PORT, INGRESS_PORT},
     world::Shared,
 };
@@ -63,69 +54,36 @@ pub async fn live(shared: Arc<Shared>, disk: Arc<Disk>, directory: &Path) {
     // What the life before was told is not for this one.
     let _ = shared.drain.notified().now_or_never();
     shared.lives.fetch_add(1, Ordering::SeqCst);
-    let clock = shared.clock();
-    let (tasks, draining) = (Tasks::new(), CancellationToken::new());
-    let mut registry = Registry::default();
-    let state = directory.join("state.db");
-    let endpoints = SqliteEndpointStore::open(&state, SealingKeys::default()).unwrap();
-    let endpoints = Arc::new(Endpoints::load(Arc::new(endpoints), clock.clone()).unwrap());
-    let tokens = Arc::new(SqliteTokenStore::open(&state).unwrap());
-    let access = Arc::new(Access::load(tokens, None, clock.clone()).unwrap());
-    let audit = Audit::new(Arc::new(SqliteAuditStore::open(&state).unwrap()), clock.clone());
     let (log, writer) = SimulatedLog::open(disk).await;
-    let stop = tasks.stop().clone();
-    tasks.spawn(async move {
-        stop.run_until_cancelled(writer).await;
-    });
+    let disk_tasks = Tasks::new();
+    disk_tasks.spawn_until_stop(writer);
     let found = contents(&*log).await;
     shared.history.lock().stored.push(found);
-    let log: Arc<dyn EventLog> = log;
 
-    let encoder = Arc::new(EventEncoder::new(LOG_ID).unwrap());
-    let hub = Hub::with_ring(Arc::clone(&log), encoder, &mut registry, RING_EVENTS_MAX);
-    let places = SqliteSubscriptionStore::open(&directory.join("subscriptions.db")).unwrap();
-    let subscriptions = Subscriptions::load(Arc::new(places), Arc::clone(&hub), clock.clone());
-    let subscriptions =
-        ServingReplica::alone(subscriptions.await.unwrap(), audit.clone(), &tasks, &mut registry);
-    let ingress = Ingress::new(
-        Arc::clone(&endpoints),
-        Arc::clone(&log),
-        clock.clone(),
-        draining.clone(),
-        TrustedProxies::default(),
-        &mut registry,
+    let settings = [
+        ("data-dir", directory.to_str().unwrap()),
+        ("retention-age", "none"),
+        ("retention-size", "none"),
+    ];
+    let config = Config::with(&settings).unwrap();
+    let mut registry = Registry::default();
+    let ground = Ground::new(log, RING_EVENTS_MAX, shared.clock(), Tasks::new(), &mut registry);
+    let foundation = ground.unwrap().alone(&config, &mut registry).await.unwrap();
+    let composition = Composition::start(&config, foundation, "", &mut registry).await;
+    let composition = composition.unwrap();
+    let ingress = Server::start(
+        network::listen(INGRESS_PORT).await.unwrap(),
+        composition.ingress.clone(),
     );
-    let registrar = Arc::new(Registrar::new(
-        endpoints,
-        None,
-        None,
-        clock.clone(),
-        None,
-        &mut registry,
-    ));
-    let grpc = Grpc::new(
-        Arc::clone(&hub),
-        subscriptions.clone(),
-        None,
-        registrar,
-        access,
-        audit,
-        clock,
-        "",
-        &mut registry,
+    let grpc = Server::start(
+        network::listen(GRPC_PORT).await.unwrap(),
+        composition.grpc.all.clone(),
     );
-    let (routes, _health) = grpc.routes(AllowedOrigins::default()).await.unwrap();
-    let (stop, follower) = (tasks.stop().clone(), Arc::clone(&hub));
-    tasks.spawn(async move { follower.follow(stop).await });
-    let ingress = Server::start(network::listen(INGRESS_PORT).await.unwrap(), ingress.router());
-    let grpc = Server::start(network::listen(GRPC_PORT).await.unwrap(), routes.all);
 
     shared.drain.notified().await;
-    draining.cancel();
-    hub.drain();
-    subscriptions.drain();
-    tokio::join!(ingress.end(DRAIN_DEADLINE), grpc.end(DRAIN_DEADLINE));
-    subscriptions.close().await;
-    log.close().await;
-    tasks.end().await;
+    let connections = async {
+        tokio::join!(ingress.end(DRAIN_DEADLINE), grpc.end(DRAIN_DEADLINE));
+    };
+    composition.drain(connections).await;
+    disk_tasks.end().await;
 }

@@ -120,6 +120,7 @@ fn keyring(secret: Secret) -> Keyring {
     Keyring::new(vec![Key {
         version: 1,
         secret,
+        since: Timestamp::UNIX_EPOCH,
         expires_at: None,
     }])
 }

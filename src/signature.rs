@@ -52,6 +52,8 @@ pub struct Key {
     pub version: u32,
     /// The secret.
     pub secret: Secret,
+    /// When it was taken.
+    pub since: Timestamp,
     /// When it stops being accepted; `None` for the current one.
     pub expires_at: Option<Timestamp>,
 }
@@ -82,6 +84,7 @@ impl Keyring {
         let current = Key {
             version: self.0.first().map_or(0, |key| key.version) + 1,
             secret,
+            since: now,
             expires_at: None,
         };
         let earlier = self.0.iter().map(|key| Key {
@@ -165,6 +168,7 @@ mod tests {
         Keyring::new(vec![Key {
             version: 1,
             secret,
+            since: Timestamp::UNIX_EPOCH,
             expires_at: None,
         }])
     }
@@ -306,6 +310,7 @@ mod tests {
         let key = |version, secret: &str, expires_at| Key {
             version,
             secret: Secret::new(secret.to_owned()).unwrap(),
+            since: Timestamp::UNIX_EPOCH,
             expires_at,
         };
         let keyring = Keyring::new(vec![key(2, "whsec_new", None), key(1, SECRET, expires_at)]);

@@ -16,7 +16,7 @@ pub type StoreError = Box<dyn std::error::Error + Send + Sync>;
 pub struct Conflict;
 
 /// The layout of the file that this version reads and writes, all tables together.
-const FORMAT: i64 = 2;
+const FORMAT: i64 = 3;
 
 /// Opens `state.db` at `path`, or makes it there, readable by its owner alone. Every commit is synced, and what is deleted
 /// is overwritten. A store makes its own tables with `CREATE TABLE IF NOT EXISTS`. Blocks.

@@ -110,6 +110,7 @@ impl Verifier {
         let key = Key {
             version: 1,
             secret: secret.clone(),
+            since: Timestamp::UNIX_EPOCH,
             expires_at: None,
         };
         Self {

@@ -19,6 +19,7 @@ fuzz_target!(|body: &[u8]| {
     let key = Key {
         version: 3,
         secret: secret("whsec_test_only_k7x9m2"),
+        since: NOW,
         expires_at: None,
     };
     let signature = HEXLOWER.encode(&signature::sign(&key.secret, body));

@@ -44,6 +44,7 @@ fn verify(values: &[&[u8]], body: &[u8]) -> Option<(u32, [u8; 32])> {
     let key = |version, text, expires_at| Key {
         version,
         secret: secret(text),
+        since: NOW,
         expires_at,
     };
     let keyring = Keyring::new(vec![

@@ -387,6 +387,17 @@ fn show(out: &mut impl Write, endpoint: Option<Endpoint>, secret: &str) -> anyho
     }
     writeln!(out, "created        {}", output::time(endpoint.created_at))?;
     writeln!(out, "last delivery  {}", output::time(endpoint.last_delivery_at))?;
+    if endpoint.secret_since.is_some() {
+        let (version, since) = (endpoint.secret_version, output::time(endpoint.secret_since));
+        writeln!(out, "secret since   {since}, version {version}")?;
+    }
+    if endpoint.unverified_deliveries > 0 {
+        let unverified = endpoint.unverified_deliveries;
+        writeln!(
+            out,
+            "unverified     {unverified} deliveries since the service started"
+        )?;
+    }
     if let Some(provider) = &endpoint.provider {
         let status = output::word(provider.status().as_str_name(), "PROVIDER_STATUS_");
         let id = &endpoint.provider_endpoint_id;

@@ -60,8 +60,6 @@ pub struct Provider {
     pub checked_at: Option<Timestamp>,
     /// Everything in HeyGen's history up to here is stored.
     pub reconciled_through: Option<Timestamp>,
-    /// When the current secret arrived.
-    pub secret_since: Option<Timestamp>,
 }
 
 /// Whether HeyGen delivers to a registration.
@@ -180,6 +178,11 @@ impl Endpoint {
     /// Counts the secrets it has had, from 1; 0 before the first.
     pub fn secret_version(&self) -> u32 {
         self.keyring.keys().first().map_or(0, |key| key.version)
+    }
+
+    /// When the current secret was taken; `None` before the first.
+    pub fn secret_since(&self) -> Option<Timestamp> {
+        self.keyring.keys().first().map(|key| key.since)
     }
 
     /// When the previous secret stops being accepted, if it still is.

@@ -45,6 +45,7 @@ struct SealedSecret {
     purpose: String,
     version: u32,
     sealed: String,
+    since: Timestamp,
     expires_at: Option<Timestamp>,
 }
 
@@ -115,6 +116,7 @@ fn encode(endpoint: &Endpoint, keys: &SealingKeys) -> Result<Bytes, StoreError> 
             purpose: purpose.to_owned(),
             version: key.version,
             sealed: BASE64.encode(&keys.seal(&key.secret, &place.context())),
+            since: key.since,
             expires_at: key.expires_at,
         }
     });
@@ -143,6 +145,7 @@ fn decode(
         purpose,
         version,
         sealed,
+        since,
         expires_at,
     } in document.secrets
     {
@@ -160,6 +163,7 @@ fn decode(
         ring.push(Key {
             version,
             secret: Place::of(name.to_string(), purpose, version).open(&sealed, keys)?,
+            since,
             expires_at,
         });
     }

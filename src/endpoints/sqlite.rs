@@ -47,6 +47,7 @@ impl SqliteEndpointStore {
                purpose TEXT NOT NULL,
                version INTEGER NOT NULL,
                secret BLOB NOT NULL,
+               since_us INTEGER NOT NULL,
                expires_at_us INTEGER,
                PRIMARY KEY (endpoint, purpose, version)
              );
@@ -146,7 +147,7 @@ impl SqliteEndpointStore {
 
     fn keyring(&self, connection: &Connection, endpoint: &str, purpose: &str) -> Result<Keyring, StoreError> {
         let mut select = connection.prepare_cached(
-            "SELECT version, secret, expires_at_us FROM secrets
+            "SELECT version, secret, since_us, expires_at_us FROM secrets
              WHERE endpoint = ?1 AND purpose = ?2 ORDER BY version DESC",
         )?;
         let mut rows = select.query([endpoint, purpose])?;
@@ -160,8 +161,9 @@ impl SqliteEndpointStore {
             keys.push(Key {
                 version: place.version,
                 secret: place.open(stored(row, 1)?, &self.keys)?,
+                since: Timestamp::from_microsecond(row.get(2)?)?,
                 expires_at: row
-                    .get::<_, Option<i64>>(2)?
+                    .get::<_, Option<i64>>(3)?
                     .map(Timestamp::from_microsecond)
                     .transpose()?,
             });
@@ -213,12 +215,13 @@ impl EndpointStore for SqliteEndpointStore {
                 version: key.version,
             };
             transaction.execute(
-                "INSERT INTO secrets VALUES (?1, ?2, ?3, ?4, ?5)",
+                "INSERT INTO secrets VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
                 params![
                     endpoint.name.as_str(),
                     purpose,
                     key.version,
                     self.keys.seal(&key.secret, &place.context()),
+                    key.since.as_microsecond(),
                     key.expires_at.map(Timestamp::as_microsecond),
                 ],
             )?;

@@ -228,6 +228,8 @@ impl EndpointManager {
             provider: endpoint.provider().map(provider),
             state_reason: endpoint.state_reason(now),
             reconciled_through: reconciled_through.map(timestamp),
+            secret_since: endpoint.secret_since().map(timestamp),
+            unverified_deliveries: endpoint.unverified_deliveries(),
             accepts_callbacks: !endpoint.callback_tokens.keys().is_empty(),
         }
     }

@@ -148,7 +148,6 @@ impl Registrar {
             endpoint.take_secret(secret, now, overlap);
             endpoint.provider_endpoint_id.clone_from(&registration.id);
             if let Some(provider) = endpoint.provider_mut() {
-                provider.secret_since = Some(now);
                 provider.pending = None;
                 take_in(provider, Some(&registration), now);
             }
@@ -201,7 +200,6 @@ impl Registrar {
         let done = |endpoint: &mut Endpoint| {
             if let Some(provider) = endpoint.provider_mut() {
                 provider.pending = (!knows_secret).then_some(rotate);
-                provider.secret_since = knows_secret.then_some(now);
                 take_in(provider, Some(&registration), now);
             }
         };
@@ -243,7 +241,6 @@ impl Registrar {
         let done = |endpoint: &mut Endpoint| {
             endpoint.take_secret(secret, now, overlap);
             if let Some(provider) = endpoint.provider_mut() {
-                provider.secret_since = Some(now);
                 provider.pending = None;
                 provider.failure = None;
             }

@@ -162,8 +162,9 @@ impl Registrar {
     async fn rotate_old_secrets(&self, age_max: Duration, audit: &Audit) {
         let now = self.clock.now();
         for endpoint in self.ours() {
-            let since = endpoint.provider().and_then(|provider| provider.secret_since);
-            let old = since.is_some_and(|since| now.duration_since(since).unsigned_abs() >= age_max);
+            let old = endpoint
+                .secret_since()
+                .is_some_and(|since| now.duration_since(since).unsigned_abs() >= age_max);
             if old && endpoint.pending().is_none() {
                 let overlap = limits::ROTATION_OVERLAP_DEFAULT;
                 // Logged where it happens; it stays pending, or is tried again at the next look.

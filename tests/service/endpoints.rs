@@ -125,6 +125,9 @@ async fn a_rotated_secret_verifies_for_the_overlap_and_no_longer() {
     assert_eq!(versions, [1, 2]);
 
     let (active, given) = rotate("whsec_given", 0).await;
+    let times = [active.created_at, rotating.secret_since, active.secret_since];
+    let times = times.map(|time| time.map(|time| (time.seconds, time.nanos)).unwrap());
+    assert!(times.is_sorted_by(|before, after| before < after), "{times:?}");
     assert_eq!(
         (active.state(), given.as_str()),
         (EndpointState::Active, "whsec_given")
@@ -136,6 +139,8 @@ async fn a_rotated_secret_verifies_for_the_overlap_and_no_longer() {
     ] {
         assert_eq!(sender.deliver(body("batch.finished", 3)).await, status);
     }
+    let (found, _) = endpoint(manage(&mut service.client().await, get()).await.unwrap());
+    assert_eq!(found.unverified_deliveries, 2);
 }
 
 #[tokio::test]

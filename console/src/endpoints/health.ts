@@ -49,11 +49,10 @@ export function needsAttention(endpoint: Endpoint): boolean {
   );
 }
 
-/** Which secret is in force. The interface tells the age of the first one only: it is the endpoint's. */
+/** Which secret is in force, and how old it is. */
 export function secret(endpoint: Endpoint, now: number): string {
-  const version = `version ${endpoint.secretVersion}`;
-  if (endpoint.secretVersion === 1 && endpoint.createdAt !== undefined) {
-    return `${version}, ${age(now - timestampMs(endpoint.createdAt))} old`;
+  if (endpoint.secretSince === undefined) {
+    return "none yet";
   }
-  return version;
+  return `version ${endpoint.secretVersion}, ${age(now - timestampMs(endpoint.secretSince))} old`;
 }

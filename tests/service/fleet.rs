@@ -2,6 +2,7 @@
 //! faults; knows nothing of the load, which finds a replica by [`Addresses`].
 
 use std::{
+    collections::HashMap,
     net::SocketAddr,
     sync::{
         Arc, Mutex,
@@ -10,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use rand::{RngExt, rngs::StdRng};
 use tempfile::TempDir;
 
@@ -76,6 +78,8 @@ pub struct Fleet {
     /// From one server to another.
     between_servers: Vec<(usize, usize, Link)>,
     replicas: Vec<Option<Hookstream>>,
+    /// What the replicas logged that no longer run.
+    logs: Vec<String>,
 }
 
 impl Fleet {
@@ -100,6 +104,7 @@ impl Fleet {
             to_servers: Vec::new(),
             between_servers,
             replicas: Vec::new(),
+            logs: Vec::new(),
         };
         for number in 0..REPLICAS {
             let mut to_servers = Vec::new();
@@ -158,13 +163,35 @@ impl Fleet {
                 "a server is cut off from the others"
             }
             _ => {
-                self.nats.kill_server(server);
-                tokio::time::sleep(lasts).await;
-                tokio::task::block_in_place(|| self.nats.start_server(server));
-                self.until_ready().await;
+                self.restart_server(server, lasts).await;
                 "a server is killed"
             }
         }
+    }
+
+    /// Restarts everything, one after the other, as an upgrade does.
+    pub async fn restart_in_turn(&mut self) {
+        for server in 0..SERVERS {
+            self.restart_server(server, Duration::ZERO).await;
+        }
+        for number in 0..REPLICAS {
+            self.stop_replica(number, Hookstream::drain, Duration::ZERO).await;
+            self.until_ready().await;
+        }
+    }
+
+    async fn restart_server(&mut self, server: usize, lasts: Duration) {
+        self.nats.kill_server(server);
+        tokio::time::sleep(lasts).await;
+        tokio::task::block_in_place(|| self.nats.start_server(server));
+        self.until_ready().await;
+    }
+
+    /// What any replica said too often: more than once a second over ten lines.
+    pub fn said_too_often(&self) -> Vec<String> {
+        let running = self.replicas().map(Hookstream::output);
+        let logs = self.logs.iter().cloned().chain(running);
+        logs.flat_map(|log| said_too_often(&log)).collect()
     }
 
     async fn stop_replica(
@@ -175,6 +202,7 @@ impl Fleet {
     ) {
         let service = self.replicas[number].take().unwrap();
         self.addresses.set(number, None);
+        self.logs.push(service.output());
         let directory = tokio::task::block_in_place(|| stop(service));
         tokio::time::sleep(lasts).await;
         self.start_replica(number, directory);
@@ -201,6 +229,37 @@ impl Fleet {
         directories.for_each(drop);
         (self.nats, first)
     }
+}
+
+fn said_too_often(log: &str) -> Vec<String> {
+    let mut times: HashMap<String, Vec<Timestamp>> = HashMap::new();
+    for line in log.lines() {
+        // What is no log line is said once, at an end.
+        let Ok(line) = serde_json::from_str::<serde_json::Value>(line) else {
+            continue;
+        };
+        let cause = line["message"].as_str().unwrap().to_owned();
+        let time = line["timestamp"].as_str().unwrap().parse().unwrap();
+        times.entry(cause).or_default().push(time);
+    }
+    let too_often = times.into_iter().filter(|(_, times)| {
+        let mut tens = times.windows(10);
+        tens.any(|ten| ten[9].duration_since(ten[0]).as_secs() < 9)
+    });
+    too_often
+        .map(|(cause, times)| format!("{cause}: {times:?}"))
+        .collect()
+}
+
+#[test]
+fn what_is_said_more_than_once_a_second_is_found() {
+    let line = |second: u32, message: &str| {
+        format!("{{\"timestamp\":\"2026-01-01T00:00:{second:02}Z\",\"message\":\"{message}\"}}\n")
+    };
+    let once_a_second: String = (0..30).map(|second| line(second, "calm")).collect();
+    assert_eq!(said_too_often(&once_a_second), Vec::<String>::new());
+    let twice_a_second: String = (0..30).map(|second| line(second / 2, "hectic")).collect();
+    assert!(said_too_often(&(once_a_second + &twice_a_second))[0].starts_with("hectic"));
 }
 
 async fn cut<'a>(links: impl IntoIterator<Item = &'a Link>, lasts: Duration) {

@@ -14,6 +14,7 @@ use hookstream::{
     log::{EventLog, memory::MemoryLog},
     service::{composition::Composition, engines::Ground},
     tasks::Tasks,
+    traces::Traces,
     transport::{self, Server},
 };
 use prometheus_client::registry::Registry;
@@ -131,7 +132,7 @@ impl Parts {
             &mut registry,
         );
         let foundation = ground.unwrap().alone(&config, &mut registry).await.unwrap();
-        let composition = Composition::start(&config, foundation, "", &mut registry).await;
+        let composition = Composition::start(&config, foundation, "", Traces::default(), &mut registry).await;
         let composition = composition.unwrap();
         let listener = transport::bind("127.0.0.1:0", "bench").await.unwrap();
         Self {

@@ -20,7 +20,7 @@ use crate::{
 const CONNECTIONS: [usize; 3] = [1, 16, 64];
 pub const ROUND: Duration = Duration::from_millis(1200);
 /// More than can be delivered in a round.
-const DELIVERIES_PER_ROUND: usize = 60_000;
+const DELIVERIES_PER_ROUND: usize = 120_000;
 /// Lets the disk and the index come to rest, so that one side does not pay for the other.
 const REST: Duration = Duration::from_millis(500);
 

@@ -38,9 +38,9 @@ pub async fn measure(effort: Effort) -> Vec<Row> {
     floor.release();
     let mut rounds = Rounds::default();
     for _ in 0..effort.rounds {
-        let measured = round(service.grpc_address, events).await;
-        rounds.service.push(measured);
-        rounds.floor.push(round(floor.address, events).await);
+        let aside = |address| stage::aside(round(address, events));
+        rounds.service.push(aside(service.grpc_address).await.unwrap());
+        rounds.floor.push(aside(floor.address).await.unwrap());
     }
     service.drain().await;
     floor.end().await;

@@ -24,6 +24,7 @@ use crate::{
     sealing::{SealingKey, SealingKeys},
     secret::Secret,
     tls::TlsFiles,
+    traces::TraceSettings,
 };
 
 /// The form of log lines.
@@ -91,6 +92,8 @@ pub struct Config {
     pub advertise_ca_file: Option<PathBuf>,
     /// What to keep.
     pub retention: Retention,
+    /// Where traces go; `None` for nowhere.
+    pub traces: Option<TraceSettings>,
     /// How long a drain may take.
     pub drain_deadline: Duration,
     /// The form of log lines.
@@ -185,6 +188,11 @@ impl Config {
                 size_bytes: reader.read("retention-size", None, |text| {
                     optional(text, |text| text.parse::<ByteSize>().map(|size| size.as_u64()))
                 }),
+            },
+            traces: {
+                let ratio = reader.read("trace-ratio", 1.0, ratio);
+                let endpoint = reader.read("otlp-endpoint", None, |text| public_url(text).map(Some));
+                endpoint.map(|endpoint| TraceSettings { endpoint, ratio })
             },
             drain_deadline: reader.read("drain-deadline", Duration::ZERO, duration),
             log_format: reader.read("log-format", LogFormat::Auto, |text| match text {

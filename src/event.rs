@@ -175,7 +175,7 @@ impl EventId {
     }
 
     /// The bytes of the id.
-    pub fn as_bytes(&self) -> &[u8] {
+    pub fn as_bytes(&self) -> &[u8; Self::BYTES] {
         &self.0
     }
 }

@@ -55,6 +55,7 @@ use crate::{
     origin::AllowedOrigins,
     registrar::Registrar,
     subscriptions::ServingReplica,
+    traces::Traces,
 };
 
 mod server {
@@ -75,6 +76,7 @@ pub struct Grpc {
     access: Arc<Access>,
     audit: Audit,
     calls: Calls,
+    traces: Traces,
     answers: Family<CallLabels, Counter>,
 }
 
@@ -109,6 +111,7 @@ impl Grpc {
         audit: Audit,
         clock: Clock,
         public_url: &str,
+        traces: Traces,
         registry: &mut Registry,
     ) -> Self {
         let answers = Family::default();
@@ -126,6 +129,7 @@ impl Grpc {
             access,
             audit,
             calls: Calls::new(),
+            traces,
             answers,
         }
     }
@@ -175,7 +179,8 @@ impl Grpc {
     where
         F: Future<Output = Result<A, Refusal>>,
     {
-        let (_, extensions, request) = request.into_parts();
+        let (metadata, extensions, request) = request.into_parts();
+        let mut span = self.traces.call(call.name, metadata.as_ref());
         let caller = extensions.get::<Caller>();
         let result = match caller.map(|caller| call.admit(caller).map(|()| caller.clone())) {
             Some(Ok(caller)) => self.calls.run(call.bound, work(caller, request)).await,
@@ -191,6 +196,7 @@ impl Grpc {
         }
         let result = result.map(Response::new).map_err(Status::from);
         let code = result.as_ref().map_or_else(Status::code, |_| Code::Ok);
+        span.answered(code);
         let labels = CallLabels {
             call: call.name,
             code: format!("{code:?}"),
@@ -225,12 +231,13 @@ impl HookstreamService for Grpc {
         request: Request<proto::SubscribeEventsRequest>,
     ) -> Result<Response<EncodedStream>, Status> {
         let call = Call::waiting("SubscribeEvents", Scope::EventsRead);
+        let recipient = self.traces.recipient(request.metadata().as_ref());
         self.call(call, request, async |caller, request| {
             if request.subscription.is_empty() {
-                let frames = self.events.subscribe(caller, request).await?;
+                let frames = self.events.subscribe(caller, request, recipient).await?;
                 return Ok(Box::pin(frames) as EncodedStream);
             }
-            let frames = self.subscriptions.subscribe(caller, request).await?;
+            let frames = self.subscriptions.subscribe(caller, request, recipient).await?;
             Ok(Box::pin(frames) as EncodedStream)
         })
         .await

@@ -35,6 +35,7 @@ use crate::{
     peer::Peer,
     signature::Presented,
     source::{Place, Places, Source},
+    traces::Traces,
 };
 
 /// The headers that HeyGen has been seen or documented to sign in. Header names are compared without regard to case.
@@ -52,6 +53,7 @@ pub struct Ingress {
     permits: Arc<Semaphore>,
     /// The places of sources that have not proven themselves.
     places: Places,
+    traces: Traces,
     metrics: IngressMetrics,
 }
 
@@ -64,6 +66,7 @@ impl Ingress {
         clock: Clock,
         draining: CancellationToken,
         trusted: TrustedProxies,
+        traces: Traces,
         registry: &mut Registry,
     ) -> Self {
         let failures = Arc::new(Failures::new(MonotonicClock));
@@ -81,6 +84,7 @@ impl Ingress {
             failures,
             permits,
             places: Places::new(limits::DELIVERIES_IN_FLIGHT_PER_ADDRESS_MAX),
+            traces,
             metrics: IngressMetrics::registered(registry),
         }
     }
@@ -157,7 +161,11 @@ impl Ingress {
         }
         endpoint.delivered(now);
         let event = NewEvent::from_delivery(endpoint.name.clone(), verified, now);
-        match tokio::time::timeout(limits::APPEND_TIMEOUT, self.log.append(event)).await {
+        let mut delivery = self.traces.delivery(&event);
+        let append = delivery.child("append");
+        let appended = tokio::time::timeout(limits::APPEND_TIMEOUT, self.log.append(event)).await;
+        drop(append);
+        let answer = match appended {
             Ok(Ok(appended)) => self.stored(appended),
             Ok(Err(AppendError::DiskFull)) => Answer::DiskFull,
             Ok(Err(AppendError::Closed(_))) => Answer::LogClosed,
@@ -165,7 +173,14 @@ impl Ingress {
             Ok(Err(AppendError::TooLarge)) => Answer::BodyTooLarge,
             Ok(Err(AppendError::Unreachable(_))) => Answer::LogUnreachable,
             Err(_) => Answer::LogTooSlow,
+        };
+        delivery.set("hookstream.outcome", answer.name());
+        match answer {
+            Answer::Stored => {}
+            Answer::Duplicate => delivery.follows_the_first(),
+            failed => delivery.failed(failed.name()),
         }
+        answer
     }
 
     /// A place of the source's; none is needed by one that is not limited, or that has proven itself.

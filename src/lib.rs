@@ -34,6 +34,7 @@
 //! | [`console`] | the web console's files, served; its source is in `console/` |
 //! | [`archive`] | events in a file, for backups and for moving a log |
 //! | [`admin`] | liveness, readiness, metrics |
+//! | [`traces`] | what happened to an event, told to an OpenTelemetry collector |
 //! | [`transport`] | sockets, connection limits, the orderly end of connections |
 //! | [`tls`] | certificates: ours, replaced while it runs, and the clients' |
 //! | [`nats`] | the connection to NATS, what replicas share in buckets there, and leases |
@@ -41,7 +42,7 @@
 //! | [`forwarded`], [`source`] | whose request it is, and which addresses count as one where they are limited |
 //! | [`peer`] | the words for who is at the other end of a connection |
 //! | [`http_client`] | how a connection to somebody else is made |
-//! | [`service`] | the composition root: the one place that names concrete engines |
+//! | [`service`] | the composition root: sockets, engines (the one file that names concrete ones), and what is the same with all of them |
 //! | [`config`], [`limits`], [`data_dir`] | settings, bounds, the data directory |
 //! | [`process`] | the process's own limits and privacy |
 //! | [`clock`], [`tasks`] | the homes of the wall clock and of `spawn` |
@@ -112,6 +113,7 @@ pub mod stream;
 pub mod subscriptions;
 pub mod tasks;
 pub mod tls;
+pub mod traces;
 pub mod transport;
 
 #[cfg(test)]

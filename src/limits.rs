@@ -92,6 +92,17 @@ pub const TLS_EXPIRY_WARNING: Duration = Duration::from_secs(14 * 24 * 3600);
 /// How often the warning is repeated.
 pub const TLS_EXPIRY_WARNING_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 
+/// Spans of traces that wait to be sent; what is more is dropped. One takes about 1 KiB.
+pub const TRACE_SPANS_WAITING_MAX: usize = 16 * 1024;
+/// Spans sent to the collector at once.
+pub const TRACE_BATCH_SPANS_MAX: usize = 2 * 1024;
+/// Longest a span waits to be sent.
+pub const TRACE_EXPORT_INTERVAL: Duration = Duration::from_secs(1);
+/// Longest the last spans may take to be sent when the service ends.
+pub const TRACE_CLOSE_DEADLINE: Duration = Duration::from_secs(2);
+/// Longest the collector may take to answer.
+pub const TRACE_EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Longest name of an endpoint or a token (bytes): a DNS label.
 pub const NAME_BYTES_MAX: usize = 63;
 /// Endpoints that may exist.

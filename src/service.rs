@@ -20,6 +20,7 @@ use crate::{
     state_db::StoreError,
     tasks::Tasks,
     tls::{Reloader, Tls, TlsError, TlsFiles},
+    traces::Traces,
     transport::{
         self, BindError, Server, Terms,
         connections::{ConnectionMetrics, Connections},
@@ -95,6 +96,9 @@ pub enum StartError {
         /// Why.
         source: TlsError,
     },
+    /// The collector of traces.
+    #[error("--otlp-endpoint cannot be used")]
+    Traces(#[from] opentelemetry_otlp::ExporterBuildError),
     /// The interface that was compiled in.
     #[error(transparent)]
     Interface(Box<dyn std::error::Error + Send + Sync>),
@@ -120,10 +124,14 @@ impl Service {
         let scheme = if ingress_tls.is_some() { "https" } else { "http" };
         let local_url = format!("{scheme}://{ingress_address}");
 
+        let traces = match &config.traces {
+            Some(settings) => Traces::to(settings, clock.clone())?,
+            None => Traces::default(),
+        };
         let tasks = Tasks::new();
         let (foundation, data_dir) =
             engines::open(config, clock, grpc_address, tasks.clone(), &mut registry).await?;
-        let composition = Composition::start(config, foundation, &local_url, &mut registry)
+        let composition = Composition::start(config, foundation, &local_url, traces, &mut registry)
             .await
             .map_err(|error| StartError::Interface(error.into()))?;
 

@@ -30,6 +30,8 @@ error.
 | `LIST` | values with commas between them |
 | `HOST:PORT` | an address or a name, and a port; port 0 takes any free port, and the log line `ready` says which |
 | `FILE`, `DIR` | a path, from the directory that the service is started in |
+| `URL` | with its scheme, such as `https://hooks.example.com` |
+| `NUMBER` | such as `0.25` |
 | `BOOL` | `true` or `false`; the flag alone means `true` |
 
 """
@@ -59,7 +61,7 @@ GROUPS = {
     "HeyGen": r"heygen-.*|reconcile-.*|rotate-secrets-after",
     "Storage": r"data-dir|log|retention-.*",
     "JetStream": r"jetstream-.*|advertise-.*",
-    "Running": r"config|drain-deadline|log-format",
+    "Running": r"config|drain-deadline|log-format|otlp-endpoint|trace-ratio",
 }
 
 

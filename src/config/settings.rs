@@ -264,6 +264,18 @@ pub(super) const SETTINGS: &[Setting] = &[
         help: "How long open calls may take to end after SIGTERM",
     },
     Setting {
+        key: "otlp-endpoint",
+        value_name: "URL",
+        default: None,
+        help: "Send traces to this OpenTelemetry collector (OTLP over gRPC), such as http://127.0.0.1:4317. OTEL_EXPORTER_OTLP_HEADERS and OTEL_RESOURCE_ATTRIBUTES are read, too",
+    },
+    Setting {
+        key: "trace-ratio",
+        value_name: "NUMBER",
+        default: Some("1"),
+        help: "Share of the events that are traced, 0 to 1, and of the calls that do not say themselves whether they are. All replicas trace the same events",
+    },
+    Setting {
         key: "log-format",
         value_name: "FORMAT",
         default: Some("auto"),

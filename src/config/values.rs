@@ -114,6 +114,11 @@ pub(super) fn public_url(text: &str) -> Result<String, String> {
         .ok_or_else(|| "is not a URL such as https://hooks.example.com".to_owned())
 }
 
+pub(super) fn ratio(text: &str) -> Result<f64, String> {
+    let ratio = text.parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio));
+    ratio.ok_or_else(|| "is not a number between 0 and 1".to_owned())
+}
+
 pub(super) fn optional<T, E: fmt::Display>(
     text: &str,
     parse: impl FnOnce(&str) -> Result<T, E>,

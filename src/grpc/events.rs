@@ -30,6 +30,7 @@ use crate::{
     limits,
     log::{Direction, EventLog, Limit, Range},
     stream::{EncodedEvent, EventStream, Events, Frame, Options, Run},
+    traces::Recipient,
 };
 
 /// Reads events for gRPC callers.
@@ -113,6 +114,7 @@ impl EventReader {
         &self,
         caller: Caller,
         request: SubscribeEventsRequest,
+        recipient: Recipient,
     ) -> Result<impl Stream<Item = Result<Encoded, Status>> + Send + use<>, Refusal> {
         use proto::subscribe_events_request::Start::{AfterCursor, Position, Since};
         let filter = visible(request.filter, &caller)?;
@@ -138,7 +140,8 @@ impl EventReader {
         };
         let permit = caller.take_stream()?;
         let events = EventStream::open(&self.hub, filter, options)?;
-        let frames = frames(events, self.log().log_id());
+        let recipient = recipient.named(&caller.identity().name, None);
+        let frames = frames(events, self.log().log_id(), recipient);
         Ok(while_credentials_last(frames, caller, permit))
     }
 
@@ -393,22 +396,26 @@ impl EventReader {
 }
 
 /// The frames of a stream as they are sent.
-fn frames(events: EventStream, log_id: LogId) -> impl Stream<Item = Result<Ready, Refusal>> + Send + use<> {
-    stream::unfold(Some((events, false)), move |state| async move {
-        let (mut events, drained) = state?;
+fn frames(
+    events: EventStream,
+    log_id: LogId,
+    recipient: Recipient,
+) -> impl Stream<Item = Result<Ready, Refusal>> + Send + use<> {
+    stream::unfold(Some((events, recipient, false)), move |state| async move {
+        let (mut events, recipient, drained) = state?;
         if drained {
             return Some((Err(Refusal::Draining), None));
         }
         match events.next_run().await {
             Ok(run) => {
                 let (ready, drained) = match run? {
-                    Run::Events(events) => (Ready::Events(events), false),
+                    Run::Events(events) => (Ready::Events(events, recipient.clone()), false),
                     Run::Frame(frame) => {
                         let drained = matches!(frame, Frame::Draining(_));
                         (encoded(frame, log_id).into(), drained)
                     }
                 };
-                Some((Ok(ready), Some((events, drained))))
+                Some((Ok(ready), Some((events, recipient, drained))))
             }
             Err(error) => Some((Err(Refusal::of_read(error, log_id)), None)),
         }
@@ -417,8 +424,8 @@ fn frames(events: EventStream, log_id: LogId) -> impl Stream<Item = Result<Ready
 
 /// Frames that are ready to be sent, in order.
 pub(super) enum Ready {
-    /// Events.
-    Events(Events),
+    /// Events, and who gets them.
+    Events(Events, Recipient),
     /// One frame, until it is taken.
     Frame(Option<Encoded>),
 }
@@ -434,7 +441,10 @@ impl Iterator for Ready {
 
     fn next(&mut self) -> Option<Encoded> {
         match self {
-            Self::Events(events) => events.next().map(|event| event.bytes.into()),
+            Self::Events(events, recipient) => events.next().map(|event| {
+                recipient.sent(&event.event, 1);
+                event.bytes.into()
+            }),
             Self::Frame(frame) => frame.take(),
         }
     }

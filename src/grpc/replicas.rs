@@ -44,6 +44,7 @@ use crate::{
     hub::Hub,
     limits,
     subscriptions::{Serving, ServingReplica, Subscriptions},
+    traces::Recipient,
 };
 
 /// How another replica is asked.
@@ -173,9 +174,13 @@ impl SubscriptionCalls {
         &self,
         caller: Caller,
         request: SubscribeEventsRequest,
+        recipient: Recipient,
     ) -> Result<impl Stream<Item = Result<Encoded, Status>> + Send + use<>, Refusal> {
         let here = async |manager: SubscriptionManager, caller, request| {
-            Ok(manager.subscribe(caller, request).await?.left_stream())
+            Ok(manager
+                .subscribe(caller, request, recipient.clone())
+                .await?
+                .left_stream())
         };
         let there = async |replica: Replica, request| {
             let permit = caller.take_stream()?;

@@ -35,6 +35,7 @@ use crate::{
         Settings, Subscription, SubscriptionError, SubscriptionName, SubscriptionStream, Subscriptions,
         Which,
     },
+    traces::Recipient,
 };
 
 /// Manages subscriptions for gRPC callers.
@@ -214,6 +215,7 @@ impl SubscriptionManager {
         &self,
         caller: Caller,
         request: SubscribeEventsRequest,
+        recipient: Recipient,
     ) -> Result<impl Stream<Item = Result<Encoded, Status>> + Send + use<>, Refusal> {
         if !caller.may(Scope::EventsAcknowledge) {
             return Err(Refusal::ScopeMissing(Scope::EventsAcknowledge));
@@ -248,7 +250,8 @@ impl SubscriptionManager {
         let subscription = self.visible("subscription", &request.subscription, &caller)?;
         let permit = caller.take_stream()?;
         let stream = self.subscriptions.open(&subscription, part)?;
-        let frames = frames(stream, subscription, self.log_id());
+        let recipient = recipient.named(&caller.identity().name, Some(&subscription.name));
+        let frames = frames(stream, subscription, self.log_id(), recipient);
         Ok(events::while_credentials_last(frames, caller, permit))
     }
 
@@ -411,22 +414,30 @@ fn frames(
     stream: SubscriptionStream,
     subscription: Arc<Subscription>,
     log_id: LogId,
+    recipient: Recipient,
 ) -> impl Stream<Item = Result<Ready, Refusal>> + Send + use<> {
-    stream::unfold(Some((stream, subscription, false)), move |state| async move {
-        let (mut stream, subscription, drained) = state?;
+    let state = (stream, subscription, recipient, false);
+    stream::unfold(Some(state), move |state| async move {
+        let (mut stream, subscription, recipient, drained) = state?;
         if drained {
             return Some((Err(Refusal::Draining), None));
         }
         match stream.next().await {
             Ok(said) => {
                 let (encoded, drained) = match said? {
-                    Said::Delivery(delivery) => (delivered(delivery), false),
+                    Said::Delivery(delivery) => {
+                        recipient.sent(&delivery.event.event, delivery.attempt);
+                        (delivered(delivery), false)
+                    }
                     Said::Frame(frame) => {
                         let drained = matches!(frame, Frame::Draining(_));
                         (events::encoded(frame, log_id), drained)
                     }
                 };
-                Some((Ok(encoded.into()), Some((stream, subscription, drained))))
+                Some((
+                    Ok(encoded.into()),
+                    Some((stream, subscription, recipient, drained)),
+                ))
             }
             Err(Deleted) => {
                 let text = format!("the subscription `{}` was deleted", subscription.name);

@@ -1,7 +1,7 @@
 //! The parts between the sockets and the stores, wired: the same on a disk, in NATS, in a benchmark and in a simulation.
 //! Owns their start, what they do from time to time and the order in which they end; refuses to know engines and sockets.
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
 use axum::Router;
 use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
@@ -9,12 +9,12 @@ use tokio_util::sync::CancellationToken;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
-    access::{Access, TokenStore, sqlite::SqliteTokenStore},
+    access::{Access, TokenStore},
     admin::Readiness,
-    audit::{Audit, AuditStore, sqlite::SqliteAuditStore},
+    audit::{Audit, AuditStore},
     clock::Clock,
     config::Config,
-    endpoints::{EndpointStore, Endpoints, sqlite::SqliteEndpointStore},
+    endpoints::{EndpointStore, Endpoints},
     filter::Filter,
     grpc::{self, Grpc, GrpcRoutes, Replicas},
     hub::Hub,
@@ -24,11 +24,11 @@ use crate::{
     nats::lease::Lease,
     reconcile::Reconciler,
     registrar::Registrar,
-    sealing::SealingKeys,
     secret::Secret,
     state_db::StoreError,
     subscriptions::ServingReplica,
     tasks::Tasks,
+    traces::Traces,
 };
 
 /// Where what is configured over the interface is kept.
@@ -42,15 +42,6 @@ pub struct Stores {
 }
 
 impl Stores {
-    /// All of them in the file at `path`, which is made if there is none. Blocks.
-    pub fn in_file(path: &Path, keys: SealingKeys) -> Result<Self, StoreError> {
-        Ok(Self {
-            endpoints: Arc::new(SqliteEndpointStore::open(path, keys)?),
-            tokens: Arc::new(SqliteTokenStore::open(path)?),
-            audit: Arc::new(SqliteAuditStore::open(path)?),
-        })
-    }
-
     /// Reads what they hold. Blocks.
     pub fn load(self, operator_token: Option<&Secret>, clock: Clock) -> Result<State, StoreError> {
         Ok(State {
@@ -106,6 +97,7 @@ pub struct Composition {
     subscriptions: ServingReplica,
     draining: CancellationToken,
     tasks: Tasks,
+    traces: Traces,
 }
 
 impl Composition {
@@ -114,6 +106,7 @@ impl Composition {
         config: &Config,
         foundation: Foundation,
         local_url: &str,
+        traces: Traces,
         registry: &mut Registry,
     ) -> Result<Self, tonic_reflection::server::Error> {
         let Foundation {
@@ -143,6 +136,7 @@ impl Composition {
             clock.clone(),
             draining.clone(),
             config.trusted_proxies.clone(),
+            traces.clone(),
             registry,
         );
         let reconciler = config.heygen.clone().map(|heygen| {
@@ -175,6 +169,7 @@ impl Composition {
             audit.clone(),
             clock.clone(),
             config.public_url.as_deref().unwrap_or(local_url),
+            traces.clone(),
             registry,
         );
         let (grpc, health) = service.routes(config.allowed_origins.clone()).await?;
@@ -219,6 +214,7 @@ impl Composition {
             subscriptions,
             draining,
             tasks,
+            traces,
         })
     }
 
@@ -239,6 +235,7 @@ impl Composition {
                 "the log did not close in time; nothing is lost, the next start finishes its work"
             );
         }
+        self.traces.close().await;
     }
 }
 

@@ -16,12 +16,12 @@ use super::{
     composition::{Foundation, State, Stores},
 };
 use crate::{
-    access::{Vouchers, shared::SharedTokenStore},
-    audit::shared::SharedAuditStore,
+    access::{Vouchers, shared::SharedTokenStore, sqlite::SqliteTokenStore},
+    audit::{shared::SharedAuditStore, sqlite::SqliteAuditStore},
     clock::Clock,
     config::{Config, LogEngine, values::is_loopback_url},
     data_dir::DataDir,
-    endpoints::shared::SharedEndpointStore,
+    endpoints::{shared::SharedEndpointStore, sqlite::SqliteEndpointStore},
     event::LogId,
     grpc::{EventEncoder, Replicas},
     hub::Hub,
@@ -37,6 +37,7 @@ use crate::{
         bucket::Bucket,
         lease::{Lease, Replica},
     },
+    sealing::SealingKeys,
     state_db::StoreError,
     subscriptions::{Parts, ServingReplica, Subscriptions, sqlite::SqliteSubscriptionStore},
     tasks::{self, Tasks},
@@ -147,7 +148,7 @@ impl Ground {
         let load = {
             let (path, keys) = (path.clone(), config.sealing_keys.clone());
             let (operator_token, clock) = (config.operator_token.clone(), self.clock.clone());
-            move || Stores::in_file(&path, keys)?.load(operator_token.as_ref(), clock)
+            move || stores_in(&path, keys)?.load(operator_token.as_ref(), clock)
         };
         let state = tasks::blocking(load).await?.map_err(failed)?;
         let path = config.data_dir.join(SUBSCRIPTIONS_FILE);
@@ -232,6 +233,15 @@ impl Ground {
             tasks: self.tasks,
         }
     }
+}
+
+/// What is configured over the interface, in the file at `path`, which is made if there is none. Blocks.
+fn stores_in(path: &Path, keys: SealingKeys) -> Result<Stores, StoreError> {
+    Ok(Stores {
+        endpoints: Arc::new(SqliteEndpointStore::open(path, keys)?),
+        tokens: Arc::new(SqliteTokenStore::open(path)?),
+        audit: Arc::new(SqliteAuditStore::open(path)?),
+    })
 }
 
 /// This replica, as the others are to know it.

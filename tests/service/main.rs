@@ -45,4 +45,5 @@ mod streams;
 mod subscriptions;
 mod sweep;
 mod tls;
+mod traces;
 mod work;

@@ -16,6 +16,7 @@ use hookstream::{
     secret::Secret,
     service::{composition::Composition, engines::Ground},
     tasks::Tasks,
+    traces::Traces,
     transport::Server,
 };
 use prometheus_client::registry::Registry;
@@ -69,7 +70,7 @@ pub async fn live(shared: Arc<Shared>, disk: Arc<Disk>, directory: &Path) {
     let mut registry = Registry::default();
     let ground = Ground::new(log, RING_EVENTS_MAX, shared.clock(), Tasks::new(), &mut registry);
     let foundation = ground.unwrap().alone(&config, &mut registry).await.unwrap();
-    let composition = Composition::start(&config, foundation, "", &mut registry).await;
+    let composition = Composition::start(&config, foundation, "", Traces::default(), &mut registry).await;
     let composition = composition.unwrap();
     let ingress = Server::start(
         network::listen(INGRESS_PORT).await.unwrap(),

@@ -10,6 +10,7 @@ mod encode;
 mod encoded;
 mod endpoints;
 mod events;
+mod json;
 pub mod proto;
 mod replicas;
 mod status;

@@ -1,5 +1,5 @@
-//! What is not gRPC at a port that speaks it: browsers, and those who are wrong there. Owns gRPC-Web and what a browser asks before
-//! it calls; what is called is decided behind it, and whether a page may call at all in `origin`.
+//! What is not gRPC at a port that speaks it: browsers, JSON, and those who are wrong there. Owns gRPC-Web and what a browser asks
+//! before it calls; what is called is decided behind it, and whether a page may call at all in `origin`.
 
 use std::sync::Arc;
 
@@ -19,9 +19,12 @@ use tonic_web::GrpcWebLayer;
 use tower::ServiceExt;
 use tower_http::cors::CorsLayer;
 
-use super::server::{
-    access_service_server::SERVICE_NAME as ACCESS_SERVICE,
-    hookstream_service_server::SERVICE_NAME as HOOKSTREAM_SERVICE,
+use super::{
+    json,
+    server::{
+        access_service_server::SERVICE_NAME as ACCESS_SERVICE,
+        hookstream_service_server::SERVICE_NAME as HOOKSTREAM_SERVICE,
+    },
 };
 use crate::{limits, origin::AllowedOrigins};
 
@@ -63,24 +66,27 @@ fn for_browsers(router: Router, allowed: &AllowedOrigins) -> Router {
             named("x-user-agent"),
             named("grpc-timeout"),
             named("traceparent"),
+            named("connect-protocol-version"),
+            named("connect-timeout-ms"),
         ])
         .expose_headers(["grpc-status", "grpc-message", "grpc-status-details-bin"].map(named))
         .max_age(limits::CORS_MAX_AGE);
     Router::new()
-        .fallback_service(router)
+        .fallback_service(router.clone())
         .layer(GrpcWebLayer::new())
+        .layer(middleware::from_fn_with_state(router, json::translate))
         .layer(cors)
 }
 
-/// Sends requests of browsers their own way; all others do not notice.
+/// Sends requests of browsers, and those in JSON, their own way; all others do not notice.
 async fn turn_off(State(browsers): State<Arc<Browsers>>, request: Request, next: Next) -> Response {
     let content_type = request.headers().get(CONTENT_TYPE);
     let begins_with = |start: &[u8]| content_type.is_some_and(|value| value.as_bytes().starts_with(start));
-    let is_web = begins_with(b"application/grpc-web");
+    let is_web = begins_with(b"application/grpc-web") || json::is_call(&request);
     if !is_web && request.method() != Method::OPTIONS {
         if !begins_with(b"application/grpc") {
             // gRPC says no with 200, too, and a delivery that came to the wrong port would count as delivered.
-            let reason = "this port speaks gRPC; deliveries go to the ingress (--ingress-listen)\n";
+            let reason = "this port speaks gRPC, and JSON at the paths of its methods; deliveries go to the ingress (--ingress-listen)\n";
             return (StatusCode::UNSUPPORTED_MEDIA_TYPE, reason).into_response();
         }
         return next.run(request).await;

@@ -28,6 +28,7 @@ mod heygen;
 mod history;
 mod identity;
 mod ingress;
+mod json;
 mod link;
 mod moving;
 #[path = "../support/nats.rs"]

@@ -1,8 +1,8 @@
 //! The interface as JSON, for shells and for languages without gRPC. Owns the translation; what is called is decided behind it.
 //!
-//! A call that has one answer is one of the [Connect protocol](https://connectrpc.com/docs/protocol#unary-request): its message
-//! is posted as JSON to the method's path, and the answer is JSON. A stream is answered with one line of JSON for each of its
-//! messages, or with server-sent events where those are accepted. JSON is that of Protocol Buffers, as reflection has it.
+//! Calls are those of the [Connect protocol](https://connectrpc.com/docs/protocol) in its JSON form: a message is posted to the
+//! method's path. A stream can be asked for in the same simple way, and is then a line of JSON for each of its messages, or
+//! server-sent events where those are accepted. JSON is that of Protocol Buffers, as reflection has it.
 
 use std::{convert::Infallible, sync::LazyLock, time::Duration};
 
@@ -16,8 +16,9 @@ use axum::{
         sse::{self, Sse},
     },
 };
+use bytes::{BufMut, Bytes, BytesMut};
 use data_encoding::BASE64_NOPAD;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream};
 use http::{
     HeaderMap, StatusCode,
     header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE},
@@ -25,7 +26,7 @@ use http::{
 };
 use prost::Message;
 use prost_reflect::{
-    DescriptorPool, DeserializeOptions, DynamicMessage, MessageDescriptor, MethodDescriptor,
+    DescriptorPool, DeserializeOptions, DynamicMessage, MessageDescriptor, MethodDescriptor, SerializeOptions,
 };
 use serde_json::{Value, json};
 use tonic::{
@@ -39,22 +40,55 @@ use super::{proto, status::Refusal};
 use crate::limits;
 
 const JSON: &str = "application/json";
+const LINES: &str = "application/x-ndjson";
+/// A stream of Connect's: each message has an envelope of a byte of flags and four of its length.
+const ENVELOPED: &str = "application/connect+json";
+const ENVELOPE_BYTES: usize = 5;
+const END_OF_STREAM: u8 = 2;
+/// What only clients of Connect's send.
+const VERSION: &str = "connect-protocol-version";
 /// How long a client waits, in milliseconds, as Connect has it.
 const TIMEOUT: &str = "connect-timeout-ms";
 
 /// Whether a request is a call in JSON.
 pub(super) fn is_call(request: &Request) -> bool {
-    let content_type = request.headers().get(CONTENT_TYPE);
-    content_type.is_some_and(|value| value.as_bytes().starts_with(JSON.as_bytes()))
-        && method(request.uri().path()).is_some()
+    let content_type = request.headers().get(CONTENT_TYPE).map(|value| value.as_bytes());
+    let is = |json: &str| content_type.is_some_and(|value| value.starts_with(json.as_bytes()));
+    (is(JSON) || is(ENVELOPED))
+        && method(request.uri().path()).is_some_and(|method| is(JSON) || method.is_server_streaming())
+}
+
+/// How a stream is answered.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Lines,
+    Events,
+    Enveloped,
+}
+
+impl Form {
+    fn asked(headers: &HeaderMap) -> Self {
+        let has = |name, part: &str| {
+            let value = headers.get(name).and_then(|value| value.to_str().ok());
+            value.is_some_and(|value| value.contains(part))
+        };
+        if has(CONTENT_TYPE, ENVELOPED) {
+            Self::Enveloped
+        } else if has(ACCEPT, "text/event-stream") {
+            Self::Events
+        } else {
+            Self::Lines
+        }
+    }
 }
 
 /// Carries out calls in JSON with the router behind it; all others do not notice.
 pub(super) async fn translate(State(router): State<Router>, request: Request, next: Next) -> Response {
     match method(request.uri().path()) {
         Some(method) if is_call(&request) => {
-            let answer = call(method, router, request).await;
-            answer.unwrap_or_else(|status| refused(&status))
+            let form = Form::asked(request.headers());
+            let answer = call(method, form, router, request).await;
+            answer.unwrap_or_else(|status| refused(&status, form))
         }
         _ => next.run(request).await,
     }
@@ -68,9 +102,18 @@ fn method(path: &str) -> Option<MethodDescriptor> {
     service.methods().find(|known| known.name() == method)
 }
 
-async fn call(method: MethodDescriptor, router: Router, request: Request) -> Result<Response, Status> {
+async fn call(
+    method: MethodDescriptor,
+    form: Form,
+    router: Router,
+    request: Request,
+) -> Result<Response, Status> {
     let (mut parts, body) = request.into_parts();
-    let as_events = accepts_events(&parts.headers);
+    let reader = if parts.headers.contains_key(VERSION) {
+        Reader::Stubs
+    } else {
+        Reader::Any
+    };
     let timeout = parts.headers.remove(TIMEOUT);
     // That of the JSON.
     parts.headers.remove(CONTENT_LENGTH);
@@ -84,7 +127,11 @@ async fn call(method: MethodDescriptor, router: Router, request: Request) -> Res
                 limits::REQUEST_BYTES_MAX
             ))
         })?;
-    let message = message(method.input(), &text)?;
+    let text = match form {
+        Form::Enveloped => unwrapped(&text)?,
+        Form::Lines | Form::Events => &text,
+    };
+    let message = message(method.input(), text)?;
     let headers = MetadataMap::from_headers(parts.headers);
     let mut asked = tonic::Request::from_parts(headers, parts.extensions, message);
     if let Some(timeout) = timeout {
@@ -99,19 +146,50 @@ async fn call(method: MethodDescriptor, router: Router, request: Request) -> Res
     let codec = Reflected(method.output());
     if !method.is_server_streaming() {
         let answer = client.unary(asked, path, codec).await?;
-        return Ok(([(CONTENT_TYPE, JSON)], line(answer.get_ref())).into_response());
+        return Ok(([(CONTENT_TYPE, JSON)], line(answer.get_ref(), reader)).into_response());
     }
     let answers = client.server_streaming(asked, path, codec).await?.into_inner();
-    Ok(if as_events {
-        events(answers)
-    } else {
-        lines(answers)
+    Ok(match form {
+        Form::Lines => lines(answers),
+        Form::Events => events(answers),
+        Form::Enveloped => enveloped(answers),
     })
 }
 
-fn accepts_events(headers: &HeaderMap) -> bool {
-    let accepted = headers.get(ACCEPT).and_then(|accepted| accepted.to_str().ok());
-    accepted.is_some_and(|accepted| accepted.contains("text/event-stream"))
+/// The one message of a request.
+fn unwrapped(text: &[u8]) -> Result<&[u8], Status> {
+    let bad = || Status::invalid_argument("the body is not one enveloped message without compression");
+    let (head, message) = text.split_first_chunk::<ENVELOPE_BYTES>().ok_or_else(bad)?;
+    let [flags, length @ ..] = *head;
+    let is_whole = flags == 0 && usize::try_from(u32::from_be_bytes(length)) == Ok(message.len());
+    is_whole.then_some(message).ok_or_else(bad)
+}
+
+fn wrapped(flags: u8, text: &str) -> Bytes {
+    let mut message = BytesMut::with_capacity(ENVELOPE_BYTES + text.len());
+    message.put_u8(flags);
+    // Answers are far shorter than 4 GiB.
+    message.put_u32(u32::try_from(text.len()).unwrap_or(u32::MAX));
+    message.put_slice(text.as_bytes());
+    message.freeze()
+}
+
+fn last_envelope(status: Option<&Status>) -> Bytes {
+    let end = status.map_or_else(|| json!({}), |status| json!({ "error": error(status) }));
+    wrapped(END_OF_STREAM, &end.to_string())
+}
+
+fn enveloped(answers: Answers) -> Response {
+    let envelopes = stream::unfold(Some(answers), async |answers| {
+        let mut answers = answers?;
+        Some(match answers.message().await {
+            Ok(Some(message)) => (wrapped(0, &line(&message, Reader::Stubs)), Some(answers)),
+            Ok(None) => (last_envelope(None), None),
+            Err(status) => (last_envelope(Some(&status)), None),
+        })
+    });
+    let envelopes = envelopes.map(Ok::<_, Infallible>);
+    ([(CONTENT_TYPE, ENVELOPED)], Body::from_stream(envelopes)).into_response()
 }
 
 /// A message, of which a call without a body has the defaults.
@@ -126,9 +204,21 @@ fn message(descriptor: MessageDescriptor, text: &[u8]) -> Result<DynamicMessage,
         .map_err(|error| Status::invalid_argument(format!("the body is not a {name} in JSON: {error}")))
 }
 
-fn line(message: &DynamicMessage) -> String {
+/// Who reads an answer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reader {
+    /// A person, or a program that looks at fields: values of enums have their names.
+    Any,
+    /// A client of Connect's, with stubs that may be older than a value and so not know its name.
+    Stubs,
+}
+
+fn line(message: &DynamicMessage, reader: Reader) -> String {
+    let options = SerializeOptions::new().use_enum_numbers(reader == Reader::Stubs);
+    let mut text = Vec::new();
     // It was read as what it is, so there is nothing that JSON could not say.
-    serde_json::to_string(message).unwrap_or_default()
+    let _ = message.serialize_with_options(&mut serde_json::Serializer::new(&mut text), &options);
+    String::from_utf8(text).unwrap_or_default()
 }
 
 type Answers = tonic::Streaming<DynamicMessage>;
@@ -137,18 +227,18 @@ fn lines(answers: Answers) -> Response {
     let lines = answers.map(|answer| {
         let mut line = answer.map_or_else(
             |status| json!({ "error": error(&status) }).to_string(),
-            |message| line(&message),
+            |message| line(&message, Reader::Any),
         );
         line.push('\n');
         Ok::<_, Infallible>(line)
     });
-    ([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response()
+    ([(CONTENT_TYPE, LINES)], Body::from_stream(lines)).into_response()
 }
 
 fn events(answers: Answers) -> Response {
     let events = answers.map(|answer| {
         Ok::<_, Infallible>(match answer {
-            Ok(message) => sse::Event::default().data(line(&message)),
+            Ok(message) => sse::Event::default().data(line(&message, Reader::Any)),
             Err(status) => sse::Event::default()
                 .event("error")
                 .data(error(&status).to_string()),
@@ -157,7 +247,10 @@ fn events(answers: Answers) -> Response {
     Sse::new(events).into_response()
 }
 
-fn refused(status: &Status) -> Response {
+fn refused(status: &Status, form: Form) -> Response {
+    if form == Form::Enveloped {
+        return ([(CONTENT_TYPE, ENVELOPED)], last_envelope(Some(status))).into_response();
+    }
     let body = error(status).to_string();
     (row(status.code()).1, [(CONTENT_TYPE, JSON)], body).into_response()
 }

@@ -32,6 +32,7 @@ CLIENTS = {
     "node": ["node-grpc-js/run"],
     "typescript-grpc": ["typescript/run", "grpc"],
     "typescript-grpc-web": ["typescript/run", "grpc-web"],
+    "typescript-connect": ["typescript/run", "connect"],
     "ruby": ["ruby/run"],
     "php-grpc-web": ["php/run"],
     "go": ["go/run"],

@@ -8,10 +8,12 @@ use serde_json::{Value, json};
 use crate::harness::{Hookstream, body, http};
 
 fn call(address: SocketAddr, name: &str, message: &str) -> RequestBuilder {
-    http()
-        .post(format!("http://{address}/hookstream.v1.HookstreamService/{name}"))
-        .header("content-type", "application/json")
-        .body(message.to_owned())
+    let request = post(address, name).header("content-type", "application/json");
+    request.body(message.to_owned())
+}
+
+fn post(address: SocketAddr, name: &str) -> RequestBuilder {
+    http().post(format!("http://{address}/hookstream.v1.HookstreamService/{name}"))
 }
 
 async fn answer(request: RequestBuilder) -> (u16, Value) {
@@ -97,6 +99,50 @@ async fn a_stream_in_json_has_a_line_or_a_server_sent_event_for_each_message() {
             .deliver(body("avatar_video.fail", content_type.len() as u64))
             .await;
         assert_eq!(next().await["event"]["typeName"], "avatar_video.fail");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_of_connects_has_an_envelope_around_each_message_and_an_end() {
+    let service = Hookstream::start();
+    let sender = service.endpoint("prod").await;
+    sender.deliver(body("avatar_video.success", 1)).await;
+    let enveloped = |message: &str| {
+        let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+        [&[0], &length[..], message.as_bytes()].concat()
+    };
+    let received = async |envelope: Vec<u8>| {
+        let request =
+            post(service.grpc, "SubscribeEvents").header("content-type", "application/connect+json");
+        let response = request.body(envelope).send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["content-type"], "application/connect+json");
+        let bytes = response.bytes().await.unwrap();
+        let (mut rest, mut messages) = (&bytes[..], Vec::new());
+        while let Some((head, after)) = rest.split_first_chunk::<5>() {
+            let length = u32::from_be_bytes(head[1..].try_into().unwrap()) as usize;
+            let message: Value = serde_json::from_slice(&after[..length]).unwrap();
+            messages.push((head[0], message));
+            rest = &after[length..];
+        }
+        messages
+    };
+    let everything = r#"{"position": "POSITION_EARLIEST", "stopAtTail": true}"#;
+    let messages = received(enveloped(everything)).await;
+    let [(0, event), (0, caught_up), (2, end)] = messages.as_slice() else {
+        panic!("{messages:?}")
+    };
+    assert_eq!(event["event"]["typeName"], "avatar_video.success");
+    assert!(caught_up["caughtUp"].is_object());
+    assert_eq!(end, &json!({}));
+    let mut compressed = enveloped(everything);
+    compressed[0] = 1;
+    for bad in [enveloped("nonsense"), compressed, everything.into(), Vec::new()] {
+        let messages = received(bad).await;
+        assert_eq!(
+            (messages[0].0, &messages[0].1["error"]["code"]),
+            (2, &json!("invalid_argument"))
+        );
     }
 }
 
@@ -186,6 +232,7 @@ async fn calls_in_json_need_the_same_credentials_and_pages_the_same_leave() {
     assert_eq!((status, &error["code"]), (401, &json!("unauthenticated")));
     assert_eq!(answer(list().bearer_auth(token)).await.0, 200);
     let open_to_all = Hookstream::start();
-    let from_a_page = call(open_to_all.grpc, "ListEvents", "{}").header("origin", "https://elsewhere.example.com");
+    let from_a_page =
+        call(open_to_all.grpc, "ListEvents", "{}").header("origin", "https://elsewhere.example.com");
     assert_eq!(from_a_page.send().await.unwrap().status(), 403);
 }

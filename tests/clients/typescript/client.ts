@@ -1,10 +1,10 @@
-// A client with Connect-ES, over gRPC or gRPC-Web. What it does is said in `program.py`.
+// A client with Connect-ES, over gRPC, gRPC-Web or Connect. What it does is said in `program.py`.
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type MessageInitShape } from "@bufbuild/protobuf";
 import { durationFromMs, durationMs } from "@bufbuild/protobuf/wkt";
 import { Code, ConnectError, createClient } from "@connectrpc/connect";
-import { createGrpcTransport, createGrpcWebTransport } from "@connectrpc/connect-node";
+import { createConnectTransport, createGrpcTransport, createGrpcWebTransport } from "@connectrpc/connect-node";
 import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from "./gen/google/rpc/error_details_pb.js";
 import { type Event } from "./gen/hookstream/v1/event_pb.js";
 import {
@@ -20,8 +20,12 @@ const RETRY_MS_MAX = 5000;
 
 const protocol = process.argv[2];
 const baseUrl = `http://${process.env.HOOKSTREAM_ADDRESS}`;
-const transport =
-  protocol === "grpc" ? createGrpcTransport({ baseUrl }) : createGrpcWebTransport({ baseUrl, httpVersion: "1.1" });
+const transports = {
+  grpc: () => createGrpcTransport({ baseUrl }),
+  "grpc-web": () => createGrpcWebTransport({ baseUrl, httpVersion: "1.1" }),
+  connect: () => createConnectTransport({ baseUrl, httpVersion: "1.1", useBinaryFormat: false }),
+};
+const transport = transports[protocol as keyof typeof transports]();
 const hooks = createClient(HookstreamService, transport);
 
 const say = (what: object) => console.log(JSON.stringify(what));

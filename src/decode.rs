@@ -290,6 +290,27 @@ mod tests {
     }
 
     #[test]
+    fn takes_the_id_of_an_event_without_a_type_too() {
+        let read = envelope(r#"{"event_id":"evt_1","event_data":{"video_id":"v"}}"#);
+        let expected = Envelope {
+            provider_event_id: "evt_1".into(),
+            ..Envelope::default()
+        };
+        assert_eq!(read, expected);
+    }
+
+    #[test]
+    fn an_identifier_has_256_bytes_and_no_more() {
+        for (length, taken) in [(256, 256), (257, 0)] {
+            let id = "x".repeat(length);
+            let read = envelope(&format!(
+                r#"{{"event_type":"avatar_video.fail","event_id":"{id}"}}"#
+            ));
+            assert_eq!(read.provider_event_id.len(), taken);
+        }
+    }
+
+    #[test]
     fn takes_any_json_type_for_any_field() {
         for odd in ["null", "7.5", "true", "[]", "{}", "\"\""] {
             let read = envelope(&format!(

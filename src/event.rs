@@ -299,3 +299,78 @@ pub struct StoredEvent {
     /// The rest of it. `received_at` never goes backwards from one sequence to the next.
     pub event: NewEvent,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(endpoint: &str, verification: Verification, body: &'static str) -> NewEvent {
+        let (endpoint, body) = (endpoint.parse().unwrap(), Bytes::from_static(body.as_bytes()));
+        NewEvent::new(endpoint, verification, body, Timestamp::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn a_name_is_a_label() {
+        let longest = "a".repeat(63);
+        for name in ["a", "7", "a-", "prod-2", &longest] {
+            assert_eq!(name.parse::<EndpointName>().unwrap().to_string(), name);
+        }
+        let too_long = "a".repeat(64);
+        for name in ["", "-a", "A", "a_b", "a.b", "a b", "\u{e4}", &too_long] {
+            assert!(name.parse::<EndpointName>().is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_id_is_its_prefix_and_32_hexadecimal_digits() {
+        let id = EventId::from_bytes(&[0xa5; 16]).unwrap();
+        assert_eq!(id.to_string(), format!("evt_{}", "a5".repeat(16)));
+        assert_eq!(id.to_string().as_bytes(), id.to_text());
+        assert_eq!(id.to_string().parse::<EventId>().unwrap(), id);
+        for text in [
+            "",
+            "evt_",
+            "a5a5",
+            &"a5".repeat(16),
+            &format!("evt_{}", "A5".repeat(16)),
+        ] {
+            assert!(text.parse::<EventId>().is_err(), "{text}");
+        }
+        assert_eq!(LogId::new(0xabc).to_string(), "0000000000000abc");
+    }
+
+    #[test]
+    fn an_event_has_the_same_id_for_ever() {
+        let id = |verification, body| event("a", verification, body).id.to_string();
+        let by_its_id = r#"{"event_id":"1"}"#;
+        assert_eq!(
+            id(Verification::History, by_its_id),
+            "evt_a55bcb37a565fa83b8ee710b62189518"
+        );
+        assert_eq!(
+            id(Verification::CallbackToken, by_its_id),
+            "evt_4a3f083e09c00d2331a24b5343d12074"
+        );
+        assert_eq!(
+            id(Verification::History, r#"{"event":"1"}"#),
+            "evt_2cd469ca8a857555a9ea5885a9cbcf65"
+        );
+    }
+
+    #[test]
+    fn an_event_is_what_is_signed_and_where_it_came_to() {
+        let (with_id, another_body) = (r#"{"event_id":"1"}"#, r#"{"event_id":"1","more":2}"#);
+        let first = event("a", Verification::History, with_id).id;
+        assert_eq!(first, event("a", Verification::History, another_body).id);
+        let others = [
+            event("b", Verification::History, with_id).id,
+            event("a", Verification::CallbackToken, with_id).id,
+            event("a", Verification::History, r#"{"event_id":"2"}"#).id,
+            event("a", Verification::History, r#"{"event":"1"}"#).id,
+            event("a", Verification::History, r#"{"event":"2"}"#).id,
+        ];
+        for (number, other) in others.iter().enumerate() {
+            assert!(*other != first && !others[..number].contains(other), "{number}");
+        }
+    }
+}

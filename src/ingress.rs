@@ -175,10 +175,11 @@ impl Ingress {
             Err(_) => Answer::LogTooSlow,
         };
         delivery.set("hookstream.outcome", answer.name());
-        match answer {
-            Answer::Stored => {}
-            Answer::Duplicate => delivery.follows_the_first(),
-            failed => delivery.failed(failed.name()),
+        if answer != Answer::Stored {
+            delivery.is_not_the_first();
+        }
+        if !matches!(answer, Answer::Stored | Answer::Duplicate) {
+            delivery.failed(answer.name());
         }
         answer
     }

@@ -305,6 +305,39 @@ mod tests {
     }
 
     #[test]
+    fn secrets_of_before_are_accepted_for_the_overlap_or_their_own_time_and_then_forgotten() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let rotate = |keyring: &Keyring, second, overlap| {
+            let secret = Secret::new(format!("whsec_of_second_{second}")).unwrap();
+            keyring.rotated(secret, at(second), Duration::from_secs(overlap))
+        };
+        let told = |keyring: &Keyring| -> Vec<_> {
+            let keys = keyring.keys().iter();
+            keys.map(|key| (key.version, key.since, key.expires_at)).collect()
+        };
+        let first = rotate(&Keyring::new(Vec::new()), 10, 100);
+        assert_eq!(told(&first), [(1, at(10), None)]);
+        let second = rotate(&first, 20, 100);
+        assert_eq!(told(&second), [(2, at(20), None), (1, at(10), Some(at(120)))]);
+        // Its own time is the earlier one, and is kept.
+        let third = rotate(&second, 50, 300);
+        let of_second = (2, at(20), Some(at(350)));
+        assert_eq!(
+            told(&third),
+            [(3, at(50), None), of_second, (1, at(10), Some(at(120)))]
+        );
+        // What expires at this moment is no longer accepted, and so not kept.
+        let fourth = rotate(&third, 120, 1000);
+        assert_eq!(
+            told(&fourth),
+            [(4, at(120), None), (3, at(50), Some(at(1120))), of_second]
+        );
+        assert_eq!(told(&rotate(&fourth, 130, 0)), [(5, at(130), None)]);
+        let many = (0..20).fold(first, |keyring, second| rotate(&keyring, 10 + second, 1000));
+        assert_eq!(many.keys().len(), limits::SECRETS_PER_ENDPOINT_MAX);
+    }
+
+    #[test]
     fn a_rotated_secret_verifies_until_it_expires() {
         let expires_at = Some(Timestamp::from_second(100).unwrap());
         let key = |version, secret: &str, expires_at| Key {

@@ -271,8 +271,8 @@ impl Span {
         Self::begin(&open.collector, own, context.span_id(), name, SpanKind::Internal)
     }
 
-    /// The event had been delivered before: this is not the first span of its trace.
-    pub fn follows_the_first(&mut self) {
+    /// The event was stored before, or is stored when it comes again: this is not the first span of its trace.
+    pub fn is_not_the_first(&mut self) {
         if let Some(Open { data, .. }) = self.0.as_deref_mut() {
             data.parent_span_id = data.span_context.span_id();
             data.span_context = told(data.span_context.trace_id(), new_id());

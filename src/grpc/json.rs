@@ -4,7 +4,7 @@
 //! method's path. A stream can be asked for in the same simple way, and is then a line of JSON for each of its messages, or
 //! server-sent events where those are accepted. JSON is that of Protocol Buffers, as reflection has it.
 
-use std::{convert::Infallible, sync::LazyLock, time::Duration};
+use std::{convert::Infallible, sync::LazyLock};
 
 use axum::{
     Router,
@@ -47,8 +47,6 @@ const ENVELOPE_BYTES: usize = 5;
 const END_OF_STREAM: u8 = 2;
 /// What only clients of Connect's send.
 const VERSION: &str = "connect-protocol-version";
-/// How long a client waits, in milliseconds, as Connect has it.
-const TIMEOUT: &str = "connect-timeout-ms";
 
 /// Whether a request is a call in JSON.
 pub(super) fn is_call(request: &Request) -> bool {
@@ -114,7 +112,6 @@ async fn call(
     } else {
         Reader::Any
     };
-    let timeout = parts.headers.remove(TIMEOUT);
     // That of the JSON.
     parts.headers.remove(CONTENT_LENGTH);
     let read = axum::body::to_bytes(body, limits::REQUEST_BYTES_MAX);
@@ -133,12 +130,7 @@ async fn call(
     };
     let message = message(method.input(), text)?;
     let headers = MetadataMap::from_headers(parts.headers);
-    let mut asked = tonic::Request::from_parts(headers, parts.extensions, message);
-    if let Some(timeout) = timeout {
-        let ms = timeout.to_str().ok().and_then(|ms| ms.parse().ok());
-        let ms = ms.ok_or_else(|| Status::invalid_argument(format!("{TIMEOUT} is not a number")))?;
-        asked.set_timeout(Duration::from_millis(ms));
-    }
+    let asked = tonic::Request::from_parts(headers, parts.extensions, message);
     let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
     let path = PathAndQuery::try_from(path).map_err(|error| Status::internal(error.to_string()))?;
     // Its answers are bounded where they are made.
@@ -146,7 +138,7 @@ async fn call(
     let codec = Reflected(method.output());
     if !method.is_server_streaming() {
         let answer = client.unary(asked, path, codec).await?;
-        return Ok(([(CONTENT_TYPE, JSON)], line(answer.get_ref(), reader)).into_response());
+        return Ok(([(CONTENT_TYPE, JSON)], line(answer.get_ref(), reader)?).into_response());
     }
     let answers = client.server_streaming(asked, path, codec).await?.into_inner();
     Ok(match form {
@@ -179,19 +171,6 @@ fn last_envelope(status: Option<&Status>) -> Bytes {
     wrapped(END_OF_STREAM, &end.to_string())
 }
 
-fn enveloped(answers: Answers) -> Response {
-    let envelopes = stream::unfold(Some(answers), async |answers| {
-        let mut answers = answers?;
-        Some(match answers.message().await {
-            Ok(Some(message)) => (wrapped(0, &line(&message, Reader::Stubs)), Some(answers)),
-            Ok(None) => (last_envelope(None), None),
-            Err(status) => (last_envelope(Some(&status)), None),
-        })
-    });
-    let envelopes = envelopes.map(Ok::<_, Infallible>);
-    ([(CONTENT_TYPE, ENVELOPED)], Body::from_stream(envelopes)).into_response()
-}
-
 /// A message, of which a call without a body has the defaults.
 fn message(descriptor: MessageDescriptor, text: &[u8]) -> Result<DynamicMessage, Status> {
     if text.is_empty() {
@@ -213,22 +192,21 @@ enum Reader {
     Stubs,
 }
 
-fn line(message: &DynamicMessage, reader: Reader) -> String {
+fn line(message: &DynamicMessage, reader: Reader) -> Result<String, Status> {
     let options = SerializeOptions::new().use_enum_numbers(reader == Reader::Stubs);
     let mut text = Vec::new();
-    // It was read as what it is, so there is nothing that JSON could not say.
-    let _ = message.serialize_with_options(&mut serde_json::Serializer::new(&mut text), &options);
-    String::from_utf8(text).unwrap_or_default()
+    message
+        .serialize_with_options(&mut serde_json::Serializer::new(&mut text), &options)
+        .map_err(|error| Status::internal(format!("the answer cannot be said in JSON: {error}")))?;
+    String::from_utf8(text).map_err(|error| Status::internal(error.to_string()))
 }
 
 type Answers = tonic::Streaming<DynamicMessage>;
 
 fn lines(answers: Answers) -> Response {
     let lines = answers.map(|answer| {
-        let mut line = answer.map_or_else(
-            |status| json!({ "error": error(&status) }).to_string(),
-            |message| line(&message, Reader::Any),
-        );
+        let line = answer.and_then(|message| line(&message, Reader::Any));
+        let mut line = line.unwrap_or_else(|status| json!({ "error": error(&status) }).to_string());
         line.push('\n');
         Ok::<_, Infallible>(line)
     });
@@ -237,14 +215,29 @@ fn lines(answers: Answers) -> Response {
 
 fn events(answers: Answers) -> Response {
     let events = answers.map(|answer| {
-        Ok::<_, Infallible>(match answer {
-            Ok(message) => sse::Event::default().data(line(&message, Reader::Any)),
-            Err(status) => sse::Event::default()
-                .event("error")
-                .data(error(&status).to_string()),
+        let event = sse::Event::default();
+        Ok::<_, Infallible>(match answer.and_then(|message| line(&message, Reader::Any)) {
+            Ok(line) => event.data(line),
+            Err(status) => event.event("error").data(error(&status).to_string()),
         })
     });
     Sse::new(events).into_response()
+}
+
+fn enveloped(answers: Answers) -> Response {
+    let envelopes = stream::unfold(Some(answers), async |answers| {
+        let mut answers = answers?;
+        let answer = answers.message().await;
+        let line =
+            answer.and_then(|message| message.map(|message| line(&message, Reader::Stubs)).transpose());
+        Some(match line {
+            Ok(Some(line)) => (wrapped(0, &line), Some(answers)),
+            Ok(None) => (last_envelope(None), None),
+            Err(status) => (last_envelope(Some(&status)), None),
+        })
+    });
+    let envelopes = envelopes.map(Ok::<_, Infallible>);
+    ([(CONTENT_TYPE, ENVELOPED)], Body::from_stream(envelopes)).into_response()
 }
 
 fn refused(status: &Status, form: Form) -> Response {

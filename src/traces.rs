@@ -281,6 +281,9 @@ impl Span {
 
     /// How a call was answered.
     pub fn answered(&mut self, code: Code) {
+        if self.0.is_none() {
+            return;
+        }
         self.set("rpc.response.status_code", format!("{code:?}"));
         if code != Code::Ok {
             self.failed(code.description());

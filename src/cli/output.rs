@@ -2,7 +2,6 @@
 
 use std::{
     io::{self, IsTerminal, Write},
-    sync::OnceLock,
     time::Duration,
 };
 
@@ -12,7 +11,7 @@ use clap::{Args, ValueEnum};
 use comfy_table::{Table, presets};
 use jiff::Timestamp;
 use prost::{Message, Name};
-use prost_reflect::{DescriptorPool, DynamicMessage};
+use prost_reflect::DynamicMessage;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::cloud_event;
@@ -31,11 +30,7 @@ pub fn program() -> String {
 
 /// One line of protobuf-JSON.
 pub fn json<M: Message + Name>(message: &M) -> anyhow::Result<String> {
-    static POOL: OnceLock<Option<DescriptorPool>> = OnceLock::new();
-    let pool = POOL.get_or_init(|| DescriptorPool::decode(proto::DESCRIPTORS).ok());
-    let descriptor = pool
-        .as_ref()
-        .and_then(|pool| pool.get_message_by_name(&M::full_name()));
+    let descriptor = proto::pool().and_then(|pool| pool.get_message_by_name(&M::full_name()));
     let descriptor = descriptor.context("the interface's descriptors are incomplete")?;
     let message = DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice())?;
     Ok(serde_json::to_string(&message)?)

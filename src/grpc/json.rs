@@ -50,10 +50,17 @@ const VERSION: &str = "connect-protocol-version";
 
 /// Whether a request is a call in JSON.
 pub(super) fn is_call(request: &Request) -> bool {
-    let content_type = request.headers().get(CONTENT_TYPE).map(|value| value.as_bytes());
-    let is = |json: &str| content_type.is_some_and(|value| value.starts_with(json.as_bytes()));
-    (is(JSON) || is(ENVELOPED))
-        && method(request.uri().path()).is_some_and(|method| is(JSON) || method.is_server_streaming())
+    called(request).is_some()
+}
+
+/// The method that a request in JSON calls; `None` for every other request.
+fn called(request: &Request) -> Option<MethodDescriptor> {
+    let content_type = request.headers().get(CONTENT_TYPE)?.as_bytes();
+    let is = |json: &str| content_type.starts_with(json.as_bytes());
+    if !is(JSON) && !is(ENVELOPED) {
+        return None;
+    }
+    method(request.uri().path()).filter(|method| is(JSON) || method.is_server_streaming())
 }
 
 /// How a stream is answered.
@@ -82,21 +89,17 @@ impl Form {
 
 /// Carries out calls in JSON with the router behind it; all others do not notice.
 pub(super) async fn translate(State(router): State<Router>, request: Request, next: Next) -> Response {
-    match method(request.uri().path()) {
-        Some(method) if is_call(&request) => {
-            let form = Form::asked(request.headers());
-            let answer = call(method, form, router, request).await;
-            answer.unwrap_or_else(|status| refused(&status, form))
-        }
-        _ => next.run(request).await,
-    }
+    let Some(method) = called(&request) else {
+        return next.run(request).await;
+    };
+    let form = Form::asked(request.headers());
+    let answer = call(method, form, router, request).await;
+    answer.unwrap_or_else(|status| refused(&status, form))
 }
 
 fn method(path: &str) -> Option<MethodDescriptor> {
-    static POOL: LazyLock<Option<DescriptorPool>> =
-        LazyLock::new(|| DescriptorPool::decode(proto::DESCRIPTORS).ok());
     let (service, method) = path.strip_prefix('/')?.split_once('/')?;
-    let service = POOL.as_ref()?.get_service_by_name(service)?;
+    let service = proto::pool()?.get_service_by_name(service)?;
     service.methods().find(|known| known.name() == method)
 }
 

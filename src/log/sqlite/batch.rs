@@ -226,7 +226,7 @@ impl<'a> Batch<'a> {
             return Ok(in_memory.into_iter().map(known).collect());
         }
         let index = self.index.unchecked_transaction()?;
-        let mut identities = Identities::of(&index)?;
+        let mut identities = Identities::of(&index, self.shared.trimmed())?;
         events()
             .zip(in_memory)
             .map(|(event, first)| {
@@ -254,9 +254,7 @@ impl<'a> Batch<'a> {
         identities: &mut Identities<'_>,
         event: &NewEvent,
     ) -> Result<Option<Arc<StoredEvent>>, rusqlite::Error> {
-        let kept = |sequence: &Sequence| *sequence > self.shared.trimmed();
-        let own = identities.sequence(event.id)?.filter(kept);
-        let sequence = match own {
+        let sequence = match identities.sequence(event.id)? {
             Some(sequence) => Some(sequence),
             None => self.twins.alias(self.log, event)?,
         };

@@ -1,6 +1,10 @@
 //! `index.db`: identity and filter columns of every event. Owns its schema and keeping it up to date; derived from the log
 //! and disposable, so it promises nothing that a rebuild would not restore.
 //!
+//! Ids, resources and callbacks are names in no order. In one B-tree of them all, each new event would dirty another page of it, more
+//! of them the more events there are; so what is looked up by them is in segments of the log, each of which fits in memory, and an
+//! event dirties pages of the newest alone. Whoever looks something up goes from segment to segment.
+//!
 //! It is written with `synchronous=NORMAL`: after a power cut it may be behind, never inconsistent, and the next start
 //! reads the rest from the log.
 
@@ -18,12 +22,15 @@ use crate::{
     event::{LogId, NewEvent, Sequence, StoredEvent},
     limits,
     log::{
-        record,
+        Direction, Range, record,
         twin::{self, Named, Search, Subject},
     },
 };
 
-const FORMAT: i64 = 2;
+const FORMAT: i64 = 3;
+/// Events of a segment, as a power of two: about 3 MiB of a B-tree. A log of ten million has 150 of them.
+/// Unit tests, whose logs are short, have many, too.
+const SEGMENT_BITS: u32 = if cfg!(test) { 3 } else { 16 };
 /// Write-ahead log of the index at which it is folded in (pages of 4 KiB). Its sync disturbs the log's: rare.
 const WAL_PAGES_MAX: i64 = 16 * 1024;
 
@@ -125,13 +132,15 @@ impl Index {
                received_at_us INTEGER NOT NULL,
                subject BLOB
              );
-             CREATE INDEX by_id ON events (id);
              CREATE INDEX by_event_type ON events (event_type);
-             CREATE INDEX by_entity_id ON events (entity_id) WHERE entity_id <> '';
-             CREATE INDEX by_callback_id ON events (callback_id) WHERE callback_id <> '';
-             CREATE INDEX by_subject ON events (subject) WHERE subject IS NOT NULL;
              CREATE INDEX by_endpoint ON events (endpoint);",
         )?;
+        connection.execute_batch(&format!(
+            "CREATE INDEX by_id ON events (sequence >> {SEGMENT_BITS}, id);
+             CREATE INDEX by_entity_id ON events (sequence >> {SEGMENT_BITS}, entity_id) WHERE entity_id <> '';
+             CREATE INDEX by_callback_id ON events (sequence >> {SEGMENT_BITS}, callback_id) WHERE callback_id <> '';
+             CREATE INDEX by_subject ON events (sequence >> {SEGMENT_BITS}, subject) WHERE subject IS NOT NULL;"
+        ))?;
         connection.execute(
             "INSERT INTO state VALUES (?1, 0)",
             params![log_id.get().cast_signed()],
@@ -212,6 +221,30 @@ fn subject(event: &NewEvent) -> Option<Subject> {
         .flatten()
 }
 
+/// That a row is in the segment in which the range that ends with the third parameter lies: to be said wherever a column is looked
+/// up that is in segments.
+pub(super) fn in_segment() -> String {
+    format!("sequence >> {SEGMENT_BITS} = ?3 >> {SEGMENT_BITS}")
+}
+
+/// The parts of a range that lie in one segment each, from its beginning or from its end.
+pub(super) fn segments(range: Range, direction: Direction) -> impl Iterator<Item = Range> {
+    let segment = |sequence: Sequence| sequence.get() >> SEGMENT_BITS;
+    let mut numbers = segment(range.after.next())..=segment(range.through);
+    let next = move || match direction {
+        Direction::Forward => numbers.next(),
+        Direction::Backward => numbers.next_back(),
+    };
+    std::iter::from_fn(next).map(move |number| {
+        let first = number << SEGMENT_BITS;
+        let last = first | ((1 << SEGMENT_BITS) - 1);
+        Range {
+            after: range.after.max(Sequence::new(first).previous()),
+            through: range.through.min(Sequence::new(last)),
+        }
+    })
+}
+
 /// The events received within `times` that are like an entry of the history in what the index knows; a bounded number, in
 /// order.
 pub(super) fn pushes_like(
@@ -235,20 +268,25 @@ pub(super) fn pushes_like(
     // With `+` a column is compared and not looked up by: the name is the more selective.
     let mut select = index.prepare_cached(&format!(
         "SELECT sequence FROM events
-         WHERE {name} AND sequence > ?2 AND sequence <= ?3 AND +event_type = ?4 AND +endpoint = ?5
-         ORDER BY sequence LIMIT ?6"
+         WHERE {} AND {name} AND sequence > ?2 AND sequence <= ?3 AND +event_type = ?4 AND +endpoint = ?5
+         ORDER BY sequence LIMIT ?6",
+        in_segment()
     ))?;
-    let parameters = params![
-        value,
-        to_sql(after),
-        to_sql(through),
-        &*keys.event_type,
-        keys.endpoint.as_str(),
-        limits::TWIN_CANDIDATES_MAX as i64,
-    ];
-    select
-        .query_map(parameters, |row| row.get(0).map(from_sql))?
-        .collect()
+    let mut found = Vec::new();
+    for Range { after, through } in segments(Range { after, through }, Direction::Forward) {
+        let parameters = params![
+            value,
+            to_sql(after),
+            to_sql(through),
+            &*keys.event_type,
+            keys.endpoint.as_str(),
+            (limits::TWIN_CANDIDATES_MAX - found.len()) as i64,
+        ];
+        for sequence in select.query_map(parameters, |row| row.get(0).map(from_sql))? {
+            found.push(sequence?);
+        }
+    }
+    Ok(found)
 }
 
 /// The position just before the first indexed event after `after` that was received at or after a time: a binary search.
@@ -297,6 +335,61 @@ pub(super) fn follow(mut index: Index, shared: &Shared) {
                 }
                 thread::sleep(Duration::from_secs(1));
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_range_is_its_segments_one_after_the_other(after in 0_u64..100, length in 1_u64..100) {
+            let range = Range {
+                after: Sequence::new(after),
+                through: Sequence::new(after + length),
+            };
+            let parts: Vec<_> = segments(range, Direction::Forward).collect();
+            prop_assert_eq!(parts.first().map(|part| part.after), Some(range.after));
+            prop_assert_eq!(parts.last().map(|part| part.through), Some(range.through));
+            for pair in parts.windows(2) {
+                prop_assert_eq!(pair[0].through, pair[1].after);
+            }
+            for part in &parts {
+                let segment = |sequence: Sequence| sequence.get() >> SEGMENT_BITS;
+                prop_assert!(part.after < part.through);
+                prop_assert_eq!(segment(part.after.next()), segment(part.through));
+            }
+            let mut falling: Vec<_> = segments(range, Direction::Backward).collect();
+            falling.reverse();
+            prop_assert_eq!(falling, parts);
+        }
+    }
+
+    #[test]
+    fn what_is_in_segments_is_looked_up_in_an_index_of_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let index = Index::create(&directory.path().join("index.db"), LogId::new(1)).unwrap();
+        for (condition, name) in [
+            ("id = ?1", "by_id"),
+            ("entity_id = ?1 AND entity_id <> ''", "by_entity_id"),
+            ("callback_id = ?1 AND callback_id <> ''", "by_callback_id"),
+            ("subject = ?1", "by_subject"),
+        ] {
+            let select = format!(
+                "EXPLAIN QUERY PLAN SELECT sequence FROM events
+                 WHERE {} AND {condition} AND sequence > ?2 AND sequence <= ?3 ORDER BY sequence",
+                in_segment()
+            );
+            let plan: String = index
+                .connection
+                .query_row(&select, params!["x", 1, 2], |row| row.get(3))
+                .unwrap();
+            let expected = format!("INDEX {name} (<expr>=? AND");
+            assert!(plan.contains(&expected), "{plan}");
         }
     }
 }

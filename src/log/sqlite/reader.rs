@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 use super::{
     Shared,
     database::{from_sql, open_for_reading, size_bytes, to_sql},
+    index::{in_segment, segments},
     twins,
 };
 use crate::{
@@ -28,19 +29,42 @@ impl From<rusqlite::Error> for ReadError {
 }
 
 /// The ids in the index.
-pub(super) struct Identities<'a>(CachedStatement<'a>);
+pub(super) struct Identities<'a> {
+    select: CachedStatement<'a>,
+    kept: Range,
+}
 
 impl<'a> Identities<'a> {
-    pub(super) fn of(index: &'a Connection) -> Result<Self, rusqlite::Error> {
-        let select = "SELECT sequence FROM events WHERE id = ?1 ORDER BY sequence DESC LIMIT 1";
-        index.prepare_cached(select).map(Self)
+    /// Of the events after `trimmed`.
+    pub(super) fn of(index: &'a Connection, trimmed: Sequence) -> Result<Self, rusqlite::Error> {
+        let newest: Option<i64> = index
+            .prepare_cached("SELECT max(sequence) FROM events")?
+            .query_row([], |row| row.get(0))?;
+        let select = index.prepare_cached(&format!(
+            "SELECT sequence FROM events WHERE {} AND id = ?1 AND sequence > ?2 AND sequence <= ?3
+             ORDER BY sequence DESC LIMIT 1",
+            in_segment()
+        ))?;
+        let through = newest.map_or(trimmed, from_sql);
+        Ok(Self {
+            select,
+            kept: Range {
+                after: trimmed,
+                through,
+            },
+        })
     }
 
-    /// The newest sequence with this id, trimmed or not.
+    /// The newest kept event with this id.
     pub(super) fn sequence(&mut self, id: EventId) -> Result<Option<Sequence>, rusqlite::Error> {
-        self.0
-            .query_row([id.as_bytes()], |row| row.get(0).map(from_sql))
-            .optional()
+        for Range { after, through } in segments(self.kept, Direction::Backward) {
+            let parameters = params![id.as_bytes(), to_sql(after), to_sql(through)];
+            let found = self.select.query_row(parameters, |row| row.get(0).map(from_sql));
+            if let Some(sequence) = found.optional()? {
+                return Ok(Some(sequence));
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -130,6 +154,8 @@ pub(super) struct Reader {
 /// A column of the index to look events up by, with the values to look for.
 struct LookUp {
     column: &'static str,
+    /// Whether the column is in segments.
+    in_segments: bool,
     values: Vec<String>,
     /// Whether a row with one of the values certainly matches the filter.
     exact: bool,
@@ -159,9 +185,34 @@ impl LookUp {
         values.dedup();
         Some(Self {
             column,
+            in_segments: matches!(column, "callback_id" | "entity_id"),
             values,
             exact,
         })
+    }
+
+    /// Selects the rows that have a value (the first parameter) and lie between the second and the third.
+    fn select(&self) -> String {
+        let column = self.column;
+        let segment = if self.in_segments {
+            in_segment()
+        } else {
+            "TRUE".to_owned()
+        };
+        // `<> ''` lets SQLite see that the partial indexes serve; a filter's values are never empty.
+        format!(
+            "SELECT sequence, event_type, entity_id, callback_id, endpoint FROM events
+             WHERE {segment} AND {column} = ?1 AND {column} <> '' AND sequence > ?2 AND sequence <= ?3"
+        )
+    }
+
+    /// The parts of a range to look up in, one after the other.
+    fn parts(&self, range: Range, direction: Direction) -> Vec<Range> {
+        if self.in_segments {
+            segments(range, direction).collect()
+        } else {
+            vec![range]
+        }
     }
 }
 
@@ -178,7 +229,13 @@ impl Reader {
         match LookUp::of(filter, || shared.event_types.lock().iter().cloned().collect()) {
             None => self.scan(range, direction, limit),
             Some(look_up) => {
-                let (sequences, scanned) = self.look_up(&look_up, range, direction, filter, limit)?;
+                let kept = Range {
+                    after: range.after.max(shared.trimmed()),
+                    ..range
+                };
+                let parts = look_up.parts(kept, direction);
+                let end = range.end(direction);
+                let (sequences, scanned) = self.look_up(&look_up, &parts, end, direction, filter, limit)?;
                 self.fetch(&sequences, scanned, direction, limit)
             }
         }
@@ -186,24 +243,23 @@ impl Reader {
 
     /// Counts in a range that the index covers.
     pub(super) fn count(&self, range: Range, filter: &Filter, shared: &Shared) -> Result<u64, ReadError> {
-        let (after, through) = (to_sql(range.after), to_sql(range.through));
         let Some(look_up) = LookUp::of(filter, || shared.event_types.lock().iter().cloned().collect()) else {
             let count = self
                 .index
                 .prepare_cached("SELECT count(*) FROM events WHERE sequence > ?1 AND sequence <= ?2")?
-                .query_row([after, through], |row| row.get::<_, i64>(0))?;
+                .query_row([to_sql(range.after), to_sql(range.through)], |row| {
+                    row.get::<_, i64>(0)
+                })?;
             return Ok(count.cast_unsigned());
         };
-        let column = look_up.column;
-        let mut select = self.index.prepare_cached(&format!(
-            "SELECT sequence, event_type, entity_id, callback_id, endpoint FROM events
-             WHERE {column} = ?1 AND {column} <> '' AND sequence > ?2 AND sequence <= ?3"
-        ))?;
+        let mut select = self.index.prepare_cached(&look_up.select())?;
         let mut count = 0;
-        for value in &look_up.values {
-            let mut rows = select.query(params![value, after, through])?;
-            while let Some(row) = rows.next()? {
-                count += u64::from(look_up.exact || filter.matches(&keys(row)?));
+        for part in look_up.parts(range, Direction::Forward) {
+            for value in &look_up.values {
+                let mut rows = select.query(params![value, to_sql(part.after), to_sql(part.through)])?;
+                while let Some(row) = rows.next()? {
+                    count += u64::from(look_up.exact || filter.matches(&keys(row)?));
+                }
             }
         }
         Ok(count)
@@ -226,46 +282,49 @@ impl Reader {
         records.chunk(direction, range.end(direction))
     }
 
-    /// The sequences in the range that match the filter, in order, and how far they are complete.
+    /// The sequences in the parts of a range that match the filter, in order, and how far they are complete: to the `end` of the
+    /// range, or less.
     ///
     /// Every value is looked up by itself, because SQLite walks an index in order for one value only. A value that had more
     /// rows than were read bounds how far the merged answer is complete.
     fn look_up(
         &self,
         look_up: &LookUp,
-        range: Range,
+        parts: &[Range],
+        end: Sequence,
         direction: Direction,
         filter: &Filter,
         limit: Limit,
     ) -> Result<(Vec<Sequence>, Sequence), ReadError> {
-        let LookUp {
-            column,
-            values,
-            exact,
-        } = look_up;
+        let LookUp { values, exact, .. } = look_up;
         let rows_max = if *exact {
             limit.events
         } else {
             (limits::READ_ROWS_MAX / values.len().max(1)).max(limit.events)
         };
-        // `<> ''` lets SQLite see that the partial indexes serve; a filter's values are never empty.
-        let mut select = self.index.prepare_cached(&format!(
-            "SELECT sequence, event_type, entity_id, callback_id, endpoint FROM events
-             WHERE {column} = ?1 AND {column} <> '' AND sequence > ?2 AND sequence <= ?3
-             ORDER BY sequence {} LIMIT ?4",
+        let select = format!(
+            "{} ORDER BY sequence {} LIMIT ?4",
+            look_up.select(),
             order(direction)
-        ))?;
-        let mut scanned = range.end(direction);
+        );
+        let mut select = self.index.prepare_cached(&select)?;
+        let mut scanned = end;
         let mut found = Vec::new();
         for value in values {
-            let parameters = params![value, to_sql(range.after), to_sql(range.through), rows_max as i64];
-            let mut rows = select.query(parameters)?;
             let (mut count, mut last) = (0, None);
-            while let Some(row) = rows.next()? {
-                let sequence = from_sql(row.get(0)?);
-                (count, last) = (count + 1, Some(sequence));
-                if *exact || filter.matches(&keys(row)?) {
-                    found.push(sequence);
+            for part in parts {
+                let rest = (rows_max - count) as i64;
+                let parameters = params![value, to_sql(part.after), to_sql(part.through), rest];
+                let mut rows = select.query(parameters)?;
+                while let Some(row) = rows.next()? {
+                    let sequence = from_sql(row.get(0)?);
+                    (count, last) = (count + 1, Some(sequence));
+                    if *exact || filter.matches(&keys(row)?) {
+                        found.push(sequence);
+                    }
+                }
+                if count == rows_max {
+                    break;
                 }
             }
             if let Some(last) = last.filter(|_| count == rows_max) {
@@ -315,10 +374,7 @@ impl Reader {
 
     /// The event after `trimmed` with this id, as its own or as its alias.
     pub(super) fn find(&self, id: EventId, trimmed: Sequence) -> Result<Option<Arc<StoredEvent>>, ReadError> {
-        let own = Identities::of(&self.index)?
-            .sequence(id)?
-            .filter(|&sequence| sequence > trimmed);
-        let sequence = match own {
+        let sequence = match Identities::of(&self.index, trimmed)?.sequence(id)? {
             Some(sequence) => Some(sequence),
             None => twins::sequence_of_alias(&self.log, id)?,
         };

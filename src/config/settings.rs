@@ -237,7 +237,8 @@ pub(super) const SETTINGS: &[Setting] = &[
         key: "advertise-url",
         value_name: "URL",
         default: None,
-        help: "Where other replicas reach this one's gRPC (--log jetstream), such as http://10.0.0.7:50051. Without it: the address                that it listens on, or, where that is every address, the one that it reaches NATS from",
+        help: "Where other replicas reach this one's gRPC (--log jetstream), such as http://10.0.0.7:50051. Without it: the \
+               address that it listens on, or, where that is every address, the one that it reaches NATS from",
     },
     Setting {
         key: "advertise-ca-file",

@@ -121,7 +121,20 @@ impl Config {
 
     /// The defaults with these settings changed, whatever command line, environment and files say.
     pub fn with(changes: &[(&str, &str)]) -> Result<Self, ConfigError> {
-        Self::parse(&layers::defaults_with(changes)?)
+        Self::read(&layers::defaults_with(changes)?, Variables::Ignored)
+    }
+
+    /// What a configuration file says about where and under which keys a service stores; everything else is as by default,
+    /// whatever command line and environment say.
+    pub fn of_storage(path: &str) -> Result<Self, ConfigError> {
+        let is_of_storage = |key: &str| {
+            ["data-dir", "log", "sealing-key-file", "previous-sealing-key-file"].contains(&key)
+                || key.starts_with("jetstream-")
+        };
+        Self::read(
+            &layers::defaults_with_file(path, is_of_storage)?,
+            Variables::Ignored,
+        )
     }
 
     /// Whether HeyGen's API is a stand-in on this machine.
@@ -133,8 +146,13 @@ impl Config {
 
     /// Reads the values of all settings. Every mistake is reported.
     pub fn parse(layered: &[Sourced]) -> Result<Self, ConfigError> {
+        Self::read(layered, Variables::Read)
+    }
+
+    fn read(layered: &[Sourced], variables: Variables) -> Result<Self, ConfigError> {
         let mut reader = Reader {
             layered,
+            variables,
             problems: Vec::new(),
             warnings: Vec::new(),
         };
@@ -219,8 +237,16 @@ struct Given {
     source: String,
 }
 
+/// Whether secrets may come from environment variables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Variables {
+    Read,
+    Ignored,
+}
+
 struct Reader<'a> {
     layered: &'a [Sourced],
+    variables: Variables,
     problems: Vec<String>,
     warnings: Vec<String>,
 }
@@ -393,7 +419,11 @@ impl<'a> Reader<'a> {
 
     /// The secret in the file that a setting names, else in a variable.
     fn secret(&mut self, key: &str, variable: &str) -> Option<Given> {
-        let in_environment = secret_in_variable(variable).unwrap_or_else(|problem| {
+        let in_environment = match self.variables {
+            Variables::Read => secret_in_variable(variable),
+            Variables::Ignored => Ok(None),
+        };
+        let in_environment = in_environment.unwrap_or_else(|problem| {
             self.problems.push(problem);
             None
         });

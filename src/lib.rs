@@ -42,7 +42,7 @@
 //! | [`forwarded`], [`source`] | whose request it is, and which addresses count as one where they are limited |
 //! | [`peer`] | the words for who is at the other end of a connection |
 //! | [`http_client`] | how a connection to somebody else is made |
-//! | [`service`] | the composition root: sockets, engines (the one file that names concrete ones), and what is the same with all of them |
+//! | [`service`] | the composition root: sockets, engines (the one file that names concrete ones), what is the same with all of them, and the copy of what one stores into another |
 //! | [`config`], [`limits`], [`data_dir`] | settings, bounds, the data directory |
 //! | [`process`] | the process's own limits and privacy |
 //! | [`clock`], [`tasks`] | the homes of the wall clock and of `spawn` |

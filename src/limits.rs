@@ -132,6 +132,8 @@ pub const CALLS_PER_TOKEN_PER_SECOND_MAX: u32 = 500;
 pub const CALLS_PER_TOKEN_BURST_MAX: u32 = 5_000;
 /// Records of the audit trail that are kept; the oldest are forgotten.
 pub const AUDIT_RECORDS_MAX: i64 = 100_000;
+/// Records of it that are copied at once.
+pub const AUDIT_COPY_RECORDS_MAX: usize = 1_000;
 /// Records of the audit trail, and tokens, on a page unless the client says otherwise.
 pub const RECORDS_PAGE_DEFAULT: usize = 100;
 

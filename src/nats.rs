@@ -6,7 +6,10 @@ mod connection;
 mod declaration;
 pub mod lease;
 
-use async_nats::jetstream::{self, context::GetStreamError};
+use async_nats::jetstream::{
+    self, ErrorCode,
+    context::{GetStreamError, GetStreamErrorKind},
+};
 use tokio::sync::watch;
 
 pub use self::connection::Settings;
@@ -95,6 +98,15 @@ impl Nats {
             is_connected,
             settings: settings.clone(),
         })
+    }
+
+    /// Whether there is no stream of the log's name. What else may be wrong with it is found out where it is opened.
+    pub(crate) async fn lacks_stream(&self) -> bool {
+        let found = self.context.get_stream(&self.settings.stream).await;
+        matches!(
+            found.map_err(|error| error.kind()),
+            Err(GetStreamErrorKind::JetStream(error)) if error.error_code() == ErrorCode::STREAM_NOT_FOUND
+        )
     }
 
     /// The name of something that belongs to the log of this name.

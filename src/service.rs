@@ -1,7 +1,8 @@
 //! The composition root. Owns the sockets of one process, its start and its drain; `engines` names the concrete engines,
-//! `composition` wires what is the same with all of them.
+//! `composition` wires what is the same with all of them, `copy` takes what one stores into another.
 
 pub mod composition;
+pub mod copy;
 pub mod engines;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -54,6 +55,9 @@ pub enum StartError {
     /// The log.
     #[error(transparent)]
     Log(#[from] OpenError),
+    /// There is none where one is to be read.
+    #[error("there is no log in {0}")]
+    NoLog(String),
     /// The log, where it is kept by NATS.
     #[error(transparent)]
     JetStream(#[from] JetStreamError),

@@ -36,7 +36,7 @@ use self::{commits::Commits, dispatch::Closed};
 pub use self::{
     commits::NotStored,
     dead_letters::{DeadLetter, Reason},
-    dispatch::{Acknowledged, Outcome, Place, Standing},
+    dispatch::{Acknowledged, DeadLetterChanges, Outcome, Place, SavedEvent, Standing},
     serving::{Parts, Serving, ServingReplica},
     settings::{AfterMaxAttempts, InvalidSubscriptionName, Ordering, Settings, SubscriptionName},
     store::{Changes, Stored, SubscriptionStore},

@@ -1,4 +1,4 @@
-//! `hookstream log`. Owns taking the events of a log into a file and out of one again.
+//! `hookstream log`. Owns taking the events of a log into a file and out of one again, and one log into another.
 
 use std::{
     fs::File,
@@ -21,18 +21,20 @@ use super::{client::Server, follow, serve, telemetry};
 use crate::{
     archive::{Reader, Writer},
     config::Config,
-    event::{EndpointName, NewEvent, Sequence, Verification},
-    filter::Filter,
+    event::{EndpointName, NewEvent, Verification},
     grpc::proto::{
         Event, Position, SubscribeEventsRequest, VerificationMethod, subscribe_events_request::Start,
         subscribe_events_response::Frame,
     },
     limits,
-    log::{Direction, EventLog, Limit, Outcome, Range},
-    service::engines::open_log,
+    log::EventLog,
+    service::{
+        copy::{self, Added, Intake},
+        engines::Storage,
+    },
 };
 
-/// Takes a log into a file, and out of one.
+/// Takes a log into a file, out of one, or into another storage.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Writes all events that a running service has into a file.
@@ -54,6 +56,19 @@ What is there already is not added again, so an import that was cut off goes on 
 way is another log: cursors of the one before are refused. Events keep their ids and times, and the file is believed: who can
 write it can put events into it that HeyGen never sent.")]
     Import(Import),
+    /// Copies a log into another storage, with endpoints, tokens, the audit trail and subscriptions.
+    #[command(after_help = "Examples:
+  hookstream log copy --from /etc/hookstream.toml --log jetstream --jetstream-url nats://10.0.0.1:4222 \\
+    --sealing-key-file sealing.key --data-dir ./replica-1
+  hookstream log copy --from replica.toml --data-dir /var/lib/hookstream
+
+Where it goes is said as for `serve`; FILE is the configuration of the service that is copied from, of which what says where and
+under which keys it stores counts (data-dir, log, jetstream-*, sealing-key-file), and no variable does.
+
+While that service runs, its events are copied, and the command exits with 3. Stop it then and repeat the command: what came
+since is copied, and everything else. Subscriptions go on where they were, with the events that are under way and the dead
+letters. The copy is another log: cursors that clients keep themselves are refused there.")]
+    Copy(Copy),
 }
 
 /// Writes events into a file.
@@ -74,12 +89,26 @@ pub struct Import {
     file: PathBuf,
 }
 
+/// Copies from one storage into another.
+#[derive(Args, Debug)]
+pub struct Copy {
+    /// The configuration file of the service to copy from.
+    #[arg(long, value_name = "FILE")]
+    from: String,
+    #[command(flatten)]
+    settings: serve::Settings,
+}
+
+/// The exit code of a copy that is not whole yet, because a service runs on one of its sides.
+const EVENTS_ALONE: u8 = 3;
+
 impl Command {
     /// Runs the command.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         match self {
             Self::Export(export) => export.run().await?,
             Self::Import(import) => import.run().await?,
+            Self::Copy(copy) => return copy.run().await,
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -104,8 +133,8 @@ impl Progress {
         }
     }
 
-    fn event(&mut self) {
-        self.events += 1;
+    fn add(&mut self, events: u64) {
+        self.events += events;
         if self.told.elapsed() >= Duration::from_secs(1) {
             self.told = Instant::now();
             let per_second = self.events as f64 / self.started.elapsed().as_secs_f64();
@@ -152,7 +181,7 @@ impl Export {
         while let Some(response) = frames.try_next().await? {
             if let Some(Frame::Event(event)) = response.frame {
                 writer.write(&event.encode_to_vec())?;
-                progress.event();
+                progress.add(1);
             }
         }
         let file = writer.end()?;
@@ -172,25 +201,18 @@ impl Import {
             Box::new(File::open(&self.file).with_context(|| format!("{name} cannot be opened"))?)
         };
         let file = Reader::begin(BufReader::new(file)).with_context(|| name.clone())?;
-        let (log, data_dir) = open_log(&config).await?;
-        let added = add(&*log, file).await;
-        log.close().await;
-        drop(data_dir);
+        let storage = Storage::of_log(&config).await?;
+        let added = add(&*storage.log, file).await;
+        storage.close().await;
         let Added { new, known } = added.with_context(|| name)?;
         anstream::eprintln!("imported {new} events; {known} were there already");
         Ok(())
     }
 }
 
-#[derive(Default)]
-struct Added {
-    new: u64,
-    known: u64,
-}
-
 async fn add<R: Read>(log: &dyn EventLog, mut file: Reader<R>) -> anyhow::Result<Added> {
-    let newest = newest_received_at(log).await?;
-    let (mut added, mut progress) = (Added::default(), Progress::begin("imported"));
+    let mut intake = Intake::begin(log).await?;
+    let mut progress = Progress::begin("imported");
     let mut is_whole = false;
     while !is_whole {
         let (mut events, mut bytes, mut broken) = (Vec::new(), 0, None);
@@ -214,49 +236,67 @@ async fn add<R: Read>(log: &dyn EventLog, mut file: Reader<R>) -> anyhow::Result
                 }
             }
         }
-        for event in &events {
-            // What is older than what is there could only be added out of its place.
-            if newest.is_some_and(|newest| event.received_at < newest) && log.find(event.id).await?.is_none()
-            {
-                bail!(
-                    "the log has events newer than {}, which is not among them: import into a log that is empty, or that has \
-                     only what an import before put there",
-                    event.id
-                );
-            }
-        }
         // What stands before something that is wrong is good.
-        for appended in log.append_in_order(events).await? {
-            progress.event();
-            match appended.outcome {
-                Outcome::New => added.new += 1,
-                _ => added.known += 1,
-            }
-        }
+        let count = events.len() as u64;
+        intake.add(events).await?;
+        progress.add(count);
         if let Some(error) = broken {
             return Err(error);
         }
     }
-    Ok(added)
+    Ok(intake.added)
 }
 
-async fn newest_received_at(log: &dyn EventLog) -> anyhow::Result<Option<Timestamp>> {
-    let bounds = log.bounds();
-    let range = Range {
-        after: bounds.trimmed,
-        through: bounds.tail,
-    };
-    if bounds.tail == Sequence::ZERO || range.after >= range.through {
-        return Ok(None);
+impl Copy {
+    async fn run(self) -> anyhow::Result<ExitCode> {
+        let into = Config::parse(&self.settings.0?)?;
+        telemetry::start(into.log_format);
+        let from = Config::of_storage(&self.from)?;
+        if from.data_dir == into.data_dir {
+            bail!(
+                "{} is both where it is copied from and where it goes: name another directory with --data-dir",
+                from.data_dir.display()
+            );
+        }
+        let from = Storage::open_to_read(&from).await?;
+        let into = Storage::open(&into).await?;
+        let copied = copy(&from, &into).await;
+        from.close().await;
+        into.close().await;
+        copied
     }
-    let limit = Limit {
-        events: 1,
-        bytes: usize::MAX,
+}
+
+async fn copy(from: &Storage, into: &Storage) -> anyhow::Result<ExitCode> {
+    if from.log.log_id() == into.log.log_id() {
+        bail!("it goes into the stream that it is copied from: name another with --jetstream-stream");
+    }
+    let mut progress = Progress::begin("copied");
+    let events = copy::events(&*from.log, &*into.log, |count| progress.add(count)).await?;
+    say("events", events);
+    let kept = match (from.side(), into.side()) {
+        (Some(from), Some(into)) => copy::kept(from, into).await?,
+        (from, _) => {
+            let side = if from.is_none() { "from" } else { "to" };
+            anstream::eprintln!(
+                "the service that is copied {side} is running, so only events were copied. Stop it and repeat this command: it \
+                 goes on from here, and copies endpoints, tokens, the audit trail and subscriptions"
+            );
+            return Ok(ExitCode::from(EVENTS_ALONE));
+        }
     };
-    let newest = log
-        .read(range, Direction::Backward, &Filter::default(), limit)
-        .await?;
-    Ok(newest.events.first().map(|event| event.event.received_at))
+    say("endpoints", kept.endpoints);
+    say("tokens", kept.tokens);
+    say("audit records", kept.audit_records);
+    say("subscriptions", kept.subscriptions);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn say(what: &str, Added { new, known }: Added) {
+    match known {
+        0 => anstream::eprintln!("{what}: {new} copied"),
+        known => anstream::eprintln!("{what}: {new} copied, {known} were there already"),
+    }
 }
 
 /// The event as it was before it was stored.

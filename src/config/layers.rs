@@ -29,11 +29,7 @@ pub fn layers(matches: &ArgMatches) -> Result<Vec<Sourced>, ConfigError> {
             let given = matches.get_one::<String>(setting.key).cloned();
             let in_file = || {
                 let (path, table) = file.as_ref()?;
-                let value = match table.get(setting.key)? {
-                    toml::Value::String(text) => text.clone(),
-                    other => other.to_string(),
-                };
-                Some((value, format!("{} in {path}", setting.key)))
+                in_file(table, path, setting.key)
             };
             let (value, source) = match (given, matches.value_source(setting.key)) {
                 (Some(value), Some(ValueSource::EnvVariable)) => (Some(value), setting.variable()),
@@ -68,18 +64,44 @@ pub fn defaults_with(changes: &[(&str, &str)]) -> Result<Vec<Sourced>, ConfigErr
     if !problems.is_empty() {
         return Err(ConfigError(problems));
     }
+    Ok(defaults_but(|key| {
+        let changed = changes.iter().find(|(changed, _)| *changed == key);
+        changed.map(|(_, value)| ((*value).to_owned(), key.to_owned()))
+    }))
+}
+
+/// The defaults with those settings of a file changed that `count`.
+pub fn defaults_with_file(path: &str, count: impl Fn(&str) -> bool) -> Result<Vec<Sourced>, ConfigError> {
+    let mut problems = Vec::new();
+    let table = read_file(path, &mut problems);
+    if !problems.is_empty() {
+        return Err(ConfigError(problems));
+    }
+    Ok(defaults_but(|key| {
+        in_file(&table, path, key).filter(|_| count(key))
+    }))
+}
+
+/// The defaults, but for what is changed: to which value, and where.
+fn defaults_but(changed: impl Fn(&'static str) -> Option<(String, String)>) -> Vec<Sourced> {
     let layered = SETTINGS.iter().map(|setting| {
-        let changed = changes.iter().find(|(key, _)| *key == setting.key);
+        let (value, source) = changed(setting.key).unzip();
         Sourced {
             key: setting.key,
-            value: changed
-                .map(|(_, value)| *value)
-                .or(setting.default)
-                .map(str::to_owned),
-            source: setting.key.to_owned(),
+            value: value.or(setting.default.map(str::to_owned)),
+            source: source.unwrap_or_else(|| "default".to_owned()),
         }
     });
-    Ok(layered.collect())
+    layered.collect()
+}
+
+/// A setting's value in a file, and where that is.
+fn in_file(table: &toml::Table, path: &str, key: &str) -> Option<(String, String)> {
+    let value = match table.get(key)? {
+        toml::Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    Some((value, format!("{key} in {path}")))
 }
 
 fn read_file(path: &str, problems: &mut Vec<String>) -> toml::Table {

@@ -35,7 +35,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use self::{
     batch::Recorded,
-    database::{Beginning, Durability, LogDatabase},
+    database::{Beginning, Durability, LogDatabase, Sight},
     ids::Ids,
     reader::Readers,
     recent::Recent,
@@ -85,6 +85,21 @@ struct Shared {
 }
 
 impl Shared {
+    /// Of a log of which all events are on disk and in the index.
+    fn of(sight: Sight, writable: Result<(), AppendError>, metrics: LogMetrics) -> Self {
+        Self {
+            log_id: sight.log_id,
+            trimmed: AtomicU64::new(sight.trimmed.get()),
+            tail: watch::Sender::new(sight.tail),
+            recent: Recent::new(sight.tail),
+            ids: Ids::new(0),
+            writable: watch::Sender::new(writable),
+            event_types: Mutex::default(),
+            size_bytes: AtomicU64::default(),
+            metrics,
+        }
+    }
+
     fn trimmed(&self) -> Sequence {
         Sequence::new(self.trimmed.load(Ordering::SeqCst))
     }
@@ -116,6 +131,22 @@ impl SqliteLog {
         Self::start(directory, log, metrics, progress)
     }
 
+    /// Opens the log in `directory` that another process writes, to read and find what is in it by now. What that process
+    /// adds or removes later may be missing. Blocks.
+    pub fn open_beside_writer(directory: &Path) -> Result<Self, OpenError> {
+        let (log_path, index_path) = (directory.join("log.db"), directory.join("index.db"));
+        let closed = AppendError::Closed("another process writes it".into());
+        let shared = Shared::of(database::look_at(&log_path)?, Err(closed), LogMetrics::default());
+        Ok(Self {
+            shared: Arc::new(shared),
+            commands: mpsc::channel(1).0,
+            readers: Readers::open(&log_path, &index_path)?,
+            trimming: tokio::sync::Mutex::default(),
+            threads: Mutex::default(),
+            tasks: Tasks::new(),
+        })
+    }
+
     /// Brings the index of an open log up to date and starts its threads.
     fn start(
         directory: &Path,
@@ -125,16 +156,16 @@ impl SqliteLog {
     ) -> Result<Self, OpenError> {
         let index_path = directory.join("index.db");
         let index = index::open_up_to_date(&index_path, &mut log, progress)?;
-        let shared = Arc::new(Shared {
+        let sight = Sight {
             log_id: log.log_id(),
-            trimmed: AtomicU64::new(log.trimmed().get()),
-            tail: watch::Sender::new(log.tail()),
-            recent: Recent::new(log.tail()),
+            trimmed: log.trimmed(),
+            tail: log.tail(),
+        };
+        let shared = Arc::new(Shared {
             ids: Ids::new(log.tail().get() - log.trimmed().get()),
-            writable: watch::Sender::new(Ok(())),
             event_types: Mutex::new(index.event_types()?),
             size_bytes: AtomicU64::new(log.size_bytes()?),
-            metrics,
+            ..Shared::of(sight, Ok(()), metrics)
         });
         let readers = Readers::open(&log.path, &index_path)?;
         let identity = database::open_for_reading(&index_path)?;

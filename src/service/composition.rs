@@ -32,6 +32,7 @@ use crate::{
 };
 
 /// Where what is configured over the interface is kept.
+#[derive(Clone)]
 pub struct Stores {
     /// Endpoints and their secrets.
     pub endpoints: Arc<dyn EndpointStore>,

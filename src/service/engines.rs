@@ -14,13 +14,14 @@ use tokio_util::sync::CancellationToken;
 use super::{
     StartError,
     composition::{Foundation, State, Stores},
+    copy::{Kept, Side},
 };
 use crate::{
     access::{Vouchers, shared::SharedTokenStore, sqlite::SqliteTokenStore},
     audit::{shared::SharedAuditStore, sqlite::SqliteAuditStore},
     clock::Clock,
     config::{Config, LogEngine, values::is_loopback_url},
-    data_dir::DataDir,
+    data_dir::{DataDir, DataDirError},
     endpoints::{shared::SharedEndpointStore, sqlite::SqliteEndpointStore},
     event::LogId,
     grpc::{EventEncoder, Replicas},
@@ -39,16 +40,23 @@ use crate::{
     },
     sealing::SealingKeys,
     state_db::StoreError,
-    subscriptions::{Parts, ServingReplica, Subscriptions, sqlite::SqliteSubscriptionStore},
+    subscriptions::{
+        Parts, ServingReplica, Subscriptions, shared::SharedSubscriptionStore,
+        sqlite::SqliteSubscriptionStore,
+    },
     tasks::{self, Tasks},
 };
 
+/// Where the events are, unless they are kept elsewhere.
+const LOG_FILE: &str = "log.db";
 /// Where endpoints, tokens and the audit trail are kept.
 const STATE_FILE: &str = "state.db";
 /// Where the copy of a log is that is kept elsewhere. Never where a log is kept that is not.
 const COPY_DIRECTORY: &str = "jetstream";
 /// Where subscriptions are kept.
 const SUBSCRIPTIONS_FILE: &str = "subscriptions.db";
+/// Held by the replica that serves the subscriptions.
+const SUBSCRIPTIONS_LEASE: &str = "subscriptions";
 /// What tells replicas apart.
 const REPLICA_FILE: &str = "replica";
 
@@ -74,11 +82,142 @@ pub async fn open(
     Ok((foundation, data_dir))
 }
 
-/// Opens the log alone, for as long as its data directory is held. The metrics of it are nobody's.
-pub async fn open_log(config: &Config) -> Result<(Arc<dyn EventLog>, DataDir), StartError> {
-    let data_dir = open_data_dir(config).await?;
-    let (log, _) = open_engine(config, &data_dir, LogMetrics::default()).await?;
-    Ok((log, data_dir))
+/// What a service stores, without the service. The metrics of it are nobody's.
+pub struct Storage {
+    /// The events.
+    pub log: Arc<dyn EventLog>,
+    /// What is kept beside them; `None` while a service runs, which may change it at any moment.
+    kept: Option<Kept>,
+    tasks: Tasks,
+    _data_dir: Option<DataDir>,
+}
+
+impl Storage {
+    /// The log alone, to be written, in a data directory that no service uses.
+    pub async fn of_log(config: &Config) -> Result<Self, StartError> {
+        Self::open_log(config).await.map(|(storage, _)| storage)
+    }
+
+    /// All of it, to be written. What there is not is made.
+    pub async fn open(config: &Config) -> Result<Self, StartError> {
+        let (mut storage, nats) = Self::open_log(config).await?;
+        storage.kept = match nats {
+            None => Some(kept_in(config).await?),
+            Some(nats) => kept_by(config, &nats, &storage.tasks).await?,
+        };
+        Ok(storage)
+    }
+
+    /// What there is, to be read.
+    pub async fn open_to_read(config: &Config) -> Result<Self, StartError> {
+        let directory = config.data_dir.clone();
+        match &config.log {
+            LogEngine::Sqlite => {
+                if !directory.join(LOG_FILE).exists() {
+                    return Err(StartError::NoLog(directory.display().to_string()));
+                }
+                match Self::open(config).await {
+                    Err(StartError::DataDir(DataDirError::InUse(_))) => {}
+                    opened => return opened,
+                }
+                let open = move || SqliteLog::open_beside_writer(&directory);
+                Ok(Self::new(Arc::new(tasks::blocking(open).await??), None))
+            }
+            LogEngine::JetStream(settings) => {
+                let nats = Nats::connect(settings).await.map_err(JetStreamError::from)?;
+                if nats.lacks_stream().await {
+                    let (stream, servers) = (&settings.stream, &settings.servers);
+                    return Err(StartError::NoLog(format!("a stream {stream} of {servers}")));
+                }
+                Self::open(config).await
+            }
+        }
+    }
+
+    async fn open_log(config: &Config) -> Result<(Self, Option<Nats>), StartError> {
+        let data_dir = open_data_dir(config).await?;
+        let (log, nats) = open_engine(config, &data_dir, LogMetrics::default()).await?;
+        Ok((Self::new(log, Some(data_dir)), nats))
+    }
+
+    fn new(log: Arc<dyn EventLog>, data_dir: Option<DataDir>) -> Self {
+        Self {
+            log,
+            kept: None,
+            tasks: Tasks::new(),
+            _data_dir: data_dir,
+        }
+    }
+
+    /// All of it, as one side of a copy.
+    pub fn side(&self) -> Option<Side> {
+        let kept = self.kept.clone()?;
+        let log = Arc::clone(&self.log);
+        Some(Side { log, kept })
+    }
+
+    /// Completes what was accepted and lets go of it.
+    pub async fn close(self) {
+        self.log.close().await;
+        self.tasks.end().await;
+    }
+}
+
+/// What is kept beside the log in a data directory, which is held.
+async fn kept_in(config: &Config) -> Result<Kept, StartError> {
+    let (state, keys) = (config.data_dir.join(STATE_FILE), config.sealing_keys.clone());
+    let subscriptions = config.data_dir.join(SUBSCRIPTIONS_FILE);
+    let open = move || {
+        Ok(Kept {
+            stores: stores_in(&state, keys).map_err(|error| unreadable(&state, error))?,
+            subscriptions: Arc::new(
+                SqliteSubscriptionStore::open(&subscriptions)
+                    .map_err(|error| unreadable(&subscriptions, error))?,
+            ),
+        })
+    };
+    tasks::blocking(open).await?
+}
+
+/// What is kept in NATS, if no replica serves from it: whoever holds the lease of the subscriptions may change them.
+async fn kept_by(config: &Config, nats: &Nats, tasks: &Tasks) -> Result<Option<Kept>, StartError> {
+    let failed = JetStreamError::from;
+    let copier = Replica {
+        id: format!("{:016x}", rand::random::<u64>()),
+        url: "copy".to_owned(),
+    };
+    let end = tasks.stop().clone();
+    let mut lease = Lease::contend(nats, SUBSCRIPTIONS_LEASE, copier, tasks, end)
+        .await
+        .map_err(failed)?;
+    // That of a replica which was killed lapses.
+    let patience = limits::LEASE_DURATION + 2 * limits::LEASE_INTERVAL;
+    if !lease.is_held() && tokio::time::timeout(patience, lease.taken()).await.is_err() {
+        return Ok(None);
+    }
+    let subscriptions = Bucket::open(nats, "SUBSCRIPTIONS").await.map_err(failed)?;
+    Ok(Some(Kept {
+        stores: shared_stores(nats, config.sealing_keys.clone(), tasks).await?,
+        subscriptions: Arc::new(SharedSubscriptionStore::new(subscriptions)),
+    }))
+}
+
+/// What is configured over the interface, where replicas share it.
+async fn shared_stores(nats: &Nats, keys: SealingKeys, tasks: &Tasks) -> Result<Stores, StartError> {
+    let failed = JetStreamError::from;
+    let [endpoints, tokens] = ["ENDPOINTS", "TOKENS"].map(|part| Bucket::open(nats, part));
+    Ok(Stores {
+        endpoints: Arc::new(SharedEndpointStore::new(
+            endpoints.await.map_err(failed)?,
+            keys,
+            tasks.clone(),
+        )),
+        tokens: Arc::new(SharedTokenStore::new(
+            tokens.await.map_err(failed)?,
+            tasks.clone(),
+        )),
+        audit: Arc::new(SharedAuditStore::open(nats).await.map_err(failed)?),
+    })
 }
 
 async fn open_data_dir(config: &Config) -> Result<DataDir, StartError> {
@@ -178,20 +317,12 @@ impl Ground {
             if file.exists() {
                 tracing::warn!(
                     file = %file.display(),
-                    "what was made with --log sqlite is not used with --log jetstream: make endpoints, tokens and subscriptions anew"
+                    "what was made with --log sqlite is not used with --log jetstream: `hookstream log copy` takes it over"
                 );
             }
         }
         let failed = JetStreamError::from;
-        let [endpoints, tokens, subscriptions] =
-            ["ENDPOINTS", "TOKENS", "SUBSCRIPTIONS"].map(|part| Bucket::open(nats, part));
-        let (endpoints, tokens) = (endpoints.await.map_err(failed)?, tokens.await.map_err(failed)?);
-        let keys = config.sealing_keys.clone();
-        let stores = Stores {
-            endpoints: Arc::new(SharedEndpointStore::new(endpoints, keys, self.tasks.clone())),
-            tokens: Arc::new(SharedTokenStore::new(tokens, self.tasks.clone())),
-            audit: Arc::new(SharedAuditStore::open(nats).await.map_err(failed)?),
-        };
+        let stores = shared_stores(nats, config.sealing_keys.clone(), &self.tasks).await?;
         let (operator_token, clock) = (config.operator_token.clone(), self.clock.clone());
         let loaded = tasks::blocking(move || stores.load(operator_token.as_ref(), clock)).await?;
         let state = loaded.map_err(StartError::SharedState)?;
@@ -200,10 +331,10 @@ impl Ground {
             audit: state.audit.clone(),
             clock: self.clock.clone(),
         };
-        let bucket = subscriptions.await.map_err(failed)?;
+        let bucket = Bucket::open(nats, "SUBSCRIPTIONS").await.map_err(failed)?;
         let contend = |name, end| Lease::contend(nats, name, replica.clone(), &self.tasks, end);
         let end = CancellationToken::new();
-        let lease = contend("subscriptions", end.clone()).await.map_err(failed)?;
+        let lease = contend(SUBSCRIPTIONS_LEASE, end.clone()).await.map_err(failed)?;
         let subscriptions = ServingReplica::shared(lease, end, bucket, parts, &self.tasks, registry);
         let heygen_lease = if config.heygen.is_some() {
             let end = self.tasks.stop().clone();

@@ -273,6 +273,38 @@ pub(super) fn open_for_writing(path: &Path, synchronous: &str) -> Result<Connect
     Ok(connection)
 }
 
+/// A log that another process writes, as it is at the moment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sight {
+    pub(super) log_id: LogId,
+    pub(super) trimmed: Sequence,
+    pub(super) tail: Sequence,
+}
+
+/// Looks at `log.db` without writing to it.
+pub(super) fn look_at(path: &Path) -> Result<Sight, OpenError> {
+    let connection = open_for_reading(path)?;
+    let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if found != FORMAT {
+        return Err(OpenError::OtherFormat {
+            path: path.to_owned(),
+            found,
+        });
+    }
+    let sight = connection.query_row(
+        "SELECT log_id, trimmed, max(trimmed, coalesce((SELECT max(sequence) FROM events), 0)) FROM log",
+        [],
+        |row| {
+            Ok(Sight {
+                log_id: LogId::new(row.get::<_, i64>(0)?.cast_unsigned()),
+                trimmed: from_sql(row.get(1)?),
+                tail: from_sql(row.get(2)?),
+            })
+        },
+    )?;
+    Ok(sight)
+}
+
 /// A connection that only reads.
 pub(super) fn open_for_reading(path: &Path) -> Result<Connection, rusqlite::Error> {
     let connection = Connection::open_with_flags(path, flags(OpenFlags::SQLITE_OPEN_READ_ONLY))?;

@@ -61,7 +61,7 @@ pub fn replica_with(
     replica_at(&nats.url(), directory, flags, variables)
 }
 
-fn replica_at(
+pub fn replica_at(
     url: &str,
     directory: Arc<TempDir>,
     flags: &[&str],
@@ -95,7 +95,7 @@ pub async fn with_endpoint(service: &Hookstream) {
 }
 
 /// What the commands say that a service cannot start for.
-fn refusal(flags: &[&str]) -> String {
+pub fn refusal(flags: &[&str]) -> String {
     refusal_with(flags, &[("HOOKSTREAM_SEALING_KEY", SEALING_KEY)])
 }
 

@@ -42,7 +42,8 @@ impl Addresses {
         addresses
     }
 
-    fn set(&self, number: usize, service: Option<&Hookstream>) {
+    /// Where a replica is from now on, if it runs.
+    pub fn set(&self, number: usize, service: Option<&Hookstream>) {
         let mut replicas = self.replicas.lock().unwrap();
         if replicas.len() <= number {
             replicas.resize(number + 1, None);
@@ -134,7 +135,7 @@ impl Fleet {
     pub async fn fault(&mut self, random: &mut StdRng) -> &'static str {
         let lasts = Duration::from_millis(random.random_range(0..2000));
         let server = random.random_range(0..SERVERS);
-        match random.random_range(0..8) {
+        match random.random_range(0..9) {
             0..=2 => {
                 self.stop_replica(random.random_range(0..REPLICAS), Hookstream::kill, lasts)
                     .await;
@@ -161,6 +162,13 @@ impl Fleet {
                 cut(links.map(|(.., link)| link), 2 * lasts).await;
                 self.until_ready().await;
                 "a server is cut off from the others"
+            }
+            7 => {
+                self.nats.fill_disk_of(server);
+                tokio::time::sleep(2 * lasts).await;
+                // Once there is room, it has to be told.
+                self.restart_server(server, Duration::ZERO).await;
+                "the disk of a server is full"
             }
             _ => {
                 self.restart_server(server, lasts).await;

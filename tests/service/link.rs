@@ -1,7 +1,7 @@
 //! A network between two processes that can be cut: what is sent while it is cut waits, as it does where a switch fails. Owns
 //! the ways through; knows nothing of what goes through them.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -12,6 +12,36 @@ use tokio::{
     sync::watch,
     task::JoinHandle,
 };
+
+use crate::fleet::Addresses;
+
+/// Carries each connection to the replica whose turn it is, if that one runs.
+pub struct Balancer {
+    pub address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl Balancer {
+    /// In front of the ingress of these replicas.
+    pub async fn before(addresses: Arc<Addresses>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let task = tokio::spawn(async move {
+            while let Ok((near, _)) = listener.accept().await {
+                if let Some(ingress) = addresses.ingress() {
+                    tokio::spawn(carry(near, ingress.port(), watch::Sender::new(false).subscribe()));
+                }
+            }
+        });
+        Self { address, task }
+    }
+}
+
+impl Drop for Balancer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
 
 /// The way to one server.
 pub struct Link {

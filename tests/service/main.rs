@@ -33,6 +33,7 @@ mod link;
 mod moving;
 #[path = "../support/nats.rs"]
 mod nats;
+mod nats_access;
 #[path = "../support/port.rs"]
 mod port;
 mod process;

@@ -157,6 +157,16 @@ impl Nats {
         }
     }
 
+    /// From now on one can write nothing that makes a file longer, as on a full disk, until it is started again.
+    #[allow(dead_code, reason = "not all who start servers fill their disks")]
+    pub fn fill_disk_of(&self, number: usize) {
+        let process = self.servers[number].process.as_ref().unwrap();
+        let limited = Command::new("prlimit")
+            .args(["--fsize=1", "--pid", &process.id().to_string()])
+            .status();
+        assert!(limited.unwrap().success());
+    }
+
     /// Kills one without warning.
     pub fn kill_server(&mut self, number: usize) {
         if let Some(mut process) = self.servers[number].process.take() {

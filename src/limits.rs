@@ -156,11 +156,8 @@ pub const REPLY_BATCHES_MAX: usize = 8;
 pub const COMMIT_EVENTS_MAX: usize = 512;
 /// Bytes of bodies in one commit.
 pub const COMMIT_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Ids in memory for which there is room at least. Beyond twice the events that the log had at the start, and beyond this,
-/// more and more new ids are looked for in the index.
-pub const KNOWN_IDS_MIN: usize = 4_000_000;
-/// New ids that are looked for in the index all the same (share). An id takes ten bits for it.
-pub const KNOWN_IDS_FALSE_POSITIVES: f64 = 0.01;
+/// New ids that are looked for in a part of the index all the same (share, for each part). An id takes fifteen bits for it.
+pub const KNOWN_IDS_FALSE_POSITIVES: f64 = 0.001;
 /// Events the index may lag behind the log; at this bound the writer waits for it.
 pub const INDEX_LAG_EVENTS_MAX: usize = 48 * 1024;
 /// Bytes of bodies the index may lag behind the log.

@@ -92,7 +92,7 @@ impl Shared {
             trimmed: AtomicU64::new(sight.trimmed.get()),
             tail: watch::Sender::new(sight.tail),
             recent: Recent::new(sight.tail),
-            ids: Ids::new(0),
+            ids: Ids::default(),
             writable: watch::Sender::new(writable),
             event_types: Mutex::default(),
             size_bytes: AtomicU64::default(),
@@ -162,7 +162,6 @@ impl SqliteLog {
             tail: log.tail(),
         };
         let shared = Arc::new(Shared {
-            ids: Ids::new(log.tail().get() - log.trimmed().get()),
             event_types: Mutex::new(index.event_types()?),
             size_bytes: AtomicU64::new(log.size_bytes()?),
             ..Shared::of(sight, Ok(()), metrics)
@@ -363,8 +362,8 @@ impl EventLog for SqliteLog {
         if let Some(event) = self.shared.recent.find(id) {
             return Ok(Some(event));
         }
-        let trimmed = self.shared.trimmed();
-        let found = self.readers.with(move |reader| reader.find(id, trimmed)).await?;
+        let shared = Arc::clone(&self.shared);
+        let found = self.readers.with(move |reader| reader.find(id, &shared)).await?;
         Ok(found.filter(|event| event.sequence > self.shared.trimmed()))
     }
 

@@ -138,14 +138,14 @@ impl<'a> Batch<'a> {
         if let Some(first) = self.twin(&event, known.pushes.as_ref())? {
             self.note_duplicate(place, &first)?;
             self.twins.pair(self.log, &event, first.sequence)?;
-            self.shared.ids.add(event.id);
+            self.shared.ids.add(event.id, first.sequence);
             let appended = Appended::duplicate(&first, &event);
             self.in_batch.insert(event.id, first);
             return Ok(appended);
         }
         let sequence = place.unwrap_or(self.tail.next());
         self.insert.execute(params![to_sql(sequence), record])?;
-        self.shared.ids.add(event.id);
+        self.shared.ids.add(event.id, sequence);
         let search = known.pushes.as_ref().map(|(search, _)| search);
         self.twins.stored(self.log, sequence, &event, search)?;
         (self.tail, self.last_received_at) = (sequence, event.received_at);
@@ -254,7 +254,7 @@ impl<'a> Batch<'a> {
         identities: &mut Identities<'_>,
         event: &NewEvent,
     ) -> Result<Option<Arc<StoredEvent>>, rusqlite::Error> {
-        let sequence = match identities.sequence(event.id)? {
+        let sequence = match identities.sequence(event.id, &self.shared.ids)? {
             Some(sequence) => Some(sequence),
             None => self.twins.alias(self.log, event)?,
         };

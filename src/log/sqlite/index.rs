@@ -30,7 +30,7 @@ use crate::{
 const FORMAT: i64 = 3;
 /// Events of a segment, as a power of two: about 3 MiB of a B-tree. A log of ten million has 150 of them.
 /// Unit tests, whose logs are short, have many, too.
-const SEGMENT_BITS: u32 = if cfg!(test) { 3 } else { 16 };
+pub(super) const SEGMENT_BITS: u32 = if cfg!(test) { 3 } else { 16 };
 /// Write-ahead log of the index at which it is folded in (pages of 4 KiB). Its sync disturbs the log's: rare.
 const WAL_PAGES_MAX: i64 = 16 * 1024;
 

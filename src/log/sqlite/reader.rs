@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 use super::{
     Shared,
     database::{from_sql, open_for_reading, size_bytes, to_sql},
+    ids::Ids,
     index::{in_segment, segments},
     twins,
 };
@@ -56,8 +57,9 @@ impl<'a> Identities<'a> {
     }
 
     /// The newest kept event with this id.
-    pub(super) fn sequence(&mut self, id: EventId) -> Result<Option<Sequence>, rusqlite::Error> {
-        for Range { after, through } in segments(self.kept, Direction::Backward) {
+    pub(super) fn sequence(&mut self, id: EventId, ids: &Ids) -> Result<Option<Sequence>, rusqlite::Error> {
+        let places = ids.places(id, self.kept).into_iter();
+        for Range { after, through } in places.flat_map(|place| segments(place, Direction::Backward)) {
             let parameters = params![id.as_bytes(), to_sql(after), to_sql(through)];
             let found = self.select.query_row(parameters, |row| row.get(0).map(from_sql));
             if let Some(sequence) = found.optional()? {
@@ -372,9 +374,10 @@ impl Reader {
         records.chunk(direction, scanned)
     }
 
-    /// The event after `trimmed` with this id, as its own or as its alias.
-    pub(super) fn find(&self, id: EventId, trimmed: Sequence) -> Result<Option<Arc<StoredEvent>>, ReadError> {
-        let sequence = match Identities::of(&self.index, trimmed)?.sequence(id)? {
+    /// The kept event with this id, as its own or as its alias.
+    pub(super) fn find(&self, id: EventId, shared: &Shared) -> Result<Option<Arc<StoredEvent>>, ReadError> {
+        let mut identities = Identities::of(&self.index, shared.trimmed())?;
+        let sequence = match identities.sequence(id, &shared.ids)? {
             Some(sequence) => Some(sequence),
             None => twins::sequence_of_alias(&self.log, id)?,
         };

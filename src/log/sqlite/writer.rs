@@ -334,6 +334,7 @@ impl Writer {
         self.twins = Twins::open(&self.connection)?;
         self.connection.execute_batch("PRAGMA incremental_vacuum(1024)")?;
         self.shared.recent.forget_through(last);
+        self.shared.ids.forget_through(last);
         Ok(removed as u64)
     }
 

@@ -136,7 +136,11 @@ impl SqliteLog {
     pub fn open_beside_writer(directory: &Path) -> Result<Self, OpenError> {
         let (log_path, index_path) = (directory.join("log.db"), directory.join("index.db"));
         let closed = AppendError::Closed("another process writes it".into());
-        let shared = Shared::of(database::look_at(&log_path)?, Err(closed), LogMetrics::default());
+        let sight = database::look_at(&log_path)?;
+        let shared = Shared {
+            ids: Ids::open(&database::open_for_reading(&index_path)?, sight.kept())?,
+            ..Shared::of(sight, Err(closed), LogMetrics::default())
+        };
         Ok(Self {
             shared: Arc::new(shared),
             commands: mpsc::channel(1).0,
@@ -162,6 +166,7 @@ impl SqliteLog {
             tail: log.tail(),
         };
         let shared = Arc::new(Shared {
+            ids: index.ids(sight.kept())?,
             event_types: Mutex::new(index.event_types()?),
             size_bytes: AtomicU64::new(log.size_bytes()?),
             ..Shared::of(sight, Ok(()), metrics)

@@ -18,6 +18,7 @@ use crate::{
     data_dir,
     event::{LogId, Sequence, StoredEvent},
     limits,
+    log::Range,
 };
 
 /// The layout of `log.db` that this version reads and writes.
@@ -279,6 +280,15 @@ pub(super) struct Sight {
     pub(super) log_id: LogId,
     pub(super) trimmed: Sequence,
     pub(super) tail: Sequence,
+}
+
+impl Sight {
+    pub(super) fn kept(self) -> Range {
+        Range {
+            after: self.trimmed,
+            through: self.tail,
+        }
+    }
 }
 
 /// Looks at `log.db` without writing to it.

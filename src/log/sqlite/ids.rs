@@ -2,7 +2,8 @@
 //! and spares it the index; refuses to know which event has an id.
 //!
 //! There is a filter for each chapter of the log, a number of the index's segments, so what retention removed goes, and of an id
-//! that may be there only a part of the index is looked through.
+//! that may be there only a part of the index is looked through. Filters of chapters that have ended are kept in the index, so that
+//! a start has to read the ids of one chapter alone.
 
 use std::{
     collections::BTreeMap,
@@ -12,111 +13,238 @@ use std::{
 
 use fastbloom::AtomicBloomFilter;
 use parking_lot::RwLock;
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
-    database::{from_sql, open_for_reading},
-    index::SEGMENT_BITS,
+    database::{from_sql, open_for_reading, to_sql},
+    index::{SEGMENT_BITS, in_segment, segments},
 };
 use crate::{
     event::{EventId, Sequence},
     limits,
-    log::Range,
+    log::{Direction, Range},
 };
 
 /// Events of a chapter, as a power of two.
 const CHAPTER_BITS: u32 = SEGMENT_BITS + 4;
 
+/// Filters in the index. Those of chapters that are not there are made from its events.
+pub(super) const SCHEMA: &str = "CREATE TABLE chapters (number INTEGER PRIMARY KEY, ids BLOB NOT NULL);";
+
 /// The ids of all kept events, and their aliases.
 #[derive(Debug, Default)]
 pub(super) struct Ids {
-    by_chapter: RwLock<BTreeMap<u64, AtomicBloomFilter>>,
+    by_chapter: RwLock<BTreeMap<u64, Chapter>>,
+    /// Whether the aliases from before the start are in.
+    has_aliases: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Chapter {
+    filter: AtomicBloomFilter,
     /// Whether the ids from before the start are in.
-    is_complete: AtomicBool,
+    is_whole: AtomicBool,
+    is_saved: AtomicBool,
+}
+
+impl Chapter {
+    fn new(is_whole: bool) -> Self {
+        Self::with(new_filter(), is_whole, false)
+    }
+
+    fn with(filter: AtomicBloomFilter, is_whole: bool, is_saved: bool) -> Self {
+        Self {
+            filter,
+            is_whole: AtomicBool::new(is_whole),
+            is_saved: AtomicBool::new(is_saved),
+        }
+    }
+
+    /// One that was saved, if it is of the form that this version saves.
+    fn saved(ids: &[u8]) -> Option<Self> {
+        let (words, rest) = ids.as_chunks::<8>();
+        let like = new_filter();
+        if !rest.is_empty() || words.len() * 64 != like.num_bits() {
+            return None;
+        }
+        let words: Vec<_> = words.iter().map(|word| u64::from_le_bytes(*word)).collect();
+        let filter = AtomicBloomFilter::from_vec(words).hashes(like.num_hashes());
+        Some(Self::with(filter, true, true))
+    }
+
+    fn may_have(&self, hash: u64) -> bool {
+        !self.is_whole.load(Ordering::Acquire) || self.filter.contains_hash(hash)
+    }
+}
+
+fn new_filter() -> AtomicBloomFilter {
+    AtomicBloomFilter::with_false_pos(limits::KNOWN_IDS_FALSE_POSITIVES).expected_items(1 << CHAPTER_BITS)
+}
+
+/// The chapter of an event.
+fn chapter_of(sequence: Sequence) -> u64 {
+    sequence.get() >> CHAPTER_BITS
+}
+
+/// The part of a range that is in a chapter; empty if its end is not past its beginning.
+fn part_in(number: u64, within: Range) -> Range {
+    let first = number << CHAPTER_BITS;
+    let last = first | ((1 << CHAPTER_BITS) - 1);
+    Range {
+        after: within.after.max(Sequence::new(first).previous()),
+        through: within.through.min(Sequence::new(last)),
+    }
 }
 
 impl Ids {
+    /// The ids of a log that keeps this, as far as the index has filters of them.
+    pub(super) fn open(index: &Connection, kept: Range) -> Result<Self, rusqlite::Error> {
+        let ids = Self::default();
+        if kept.after < kept.through {
+            let mut select = index.prepare("SELECT ids FROM chapters WHERE number = ?1")?;
+            let mut by_chapter = ids.by_chapter.write();
+            for number in chapter_of(kept.after.next())..=chapter_of(kept.through) {
+                let saved: Option<Vec<u8>> = select
+                    .query_row([number.cast_signed()], |row| row.get(0))
+                    .optional()?;
+                let saved = saved.and_then(|saved| Chapter::saved(&saved));
+                by_chapter.insert(number, saved.unwrap_or_else(|| Chapter::new(false)));
+            }
+        }
+        Ok(ids)
+    }
+
     /// Notes the id of the event at a place, or an alias of it.
     pub(super) fn add(&self, id: EventId, sequence: Sequence) {
         self.add_hash(hash(id.as_bytes()), sequence);
     }
 
     fn add_hash(&self, hash: u64, sequence: Sequence) {
-        let chapter = sequence.get() >> CHAPTER_BITS;
-        if let Some(filter) = self.by_chapter.read().get(&chapter) {
-            filter.insert_hash(hash);
+        let number = chapter_of(sequence);
+        if let Some(chapter) = self.by_chapter.read().get(&number) {
+            chapter.filter.insert_hash(hash);
             return;
         }
-        let new_filter = || {
-            AtomicBloomFilter::with_false_pos(limits::KNOWN_IDS_FALSE_POSITIVES)
-                .expected_items(1 << CHAPTER_BITS)
-        };
+        // One that was not there at the start has no ids from before it.
         let mut by_chapter = self.by_chapter.write();
-        let filter = by_chapter.entry(chapter).or_insert_with(new_filter);
-        filter.insert_hash(hash);
+        let chapter = by_chapter.entry(number).or_insert_with(|| Chapter::new(true));
+        chapter.filter.insert_hash(hash);
     }
 
     /// Forgets the chapters of which nothing is kept.
     pub(super) fn forget_through(&self, trimmed: Sequence) {
-        let first = trimmed.next().get() >> CHAPTER_BITS;
         let mut by_chapter = self.by_chapter.write();
-        *by_chapter = by_chapter.split_off(&first);
+        *by_chapter = by_chapter.split_off(&chapter_of(trimmed.next()));
     }
 
     /// Whether the log may have this id. It has not if this says so.
     pub(super) fn may_have(&self, id: EventId) -> bool {
         let hash = hash(id.as_bytes());
-        !self.is_complete.load(Ordering::Acquire)
+        !self.has_aliases.load(Ordering::Acquire)
             || self
                 .by_chapter
                 .read()
                 .values()
-                .any(|filter| filter.contains_hash(hash))
+                .any(|chapter| chapter.may_have(hash))
     }
 
     /// The parts of a range in which an event with this id may be, from the end; no others have one.
     pub(super) fn places(&self, id: EventId, within: Range) -> Vec<Range> {
-        if !self.is_complete.load(Ordering::Acquire) {
-            return vec![within];
-        }
         let hash = hash(id.as_bytes());
         let by_chapter = self.by_chapter.read();
         let chapters = by_chapter.iter().rev();
-        let holding = chapters.filter(|(_, filter)| filter.contains_hash(hash));
-        let part = |(chapter, _): (&u64, _)| {
-            let first = chapter << CHAPTER_BITS;
-            let last = first | ((1 << CHAPTER_BITS) - 1);
-            Range {
-                after: within.after.max(Sequence::new(first).previous()),
-                through: within.through.min(Sequence::new(last)),
-            }
-        };
-        holding
-            .map(part)
+        chapters
+            .filter(|(_, chapter)| chapter.may_have(hash))
+            .map(|(&number, _)| part_in(number, within))
             .filter(|part| part.after < part.through)
             .collect()
     }
 
-    /// Reads the ids that were there before the start. Until that is done every id may be there. Blocks.
+    /// Saves the filters of chapters that have ended and are in the index up to here, and removes those of which nothing is
+    /// kept. Which those are that were saved, to be noted once that is committed.
+    pub(super) fn save(
+        &self,
+        index: &Connection,
+        through: Sequence,
+        trimmed: Sequence,
+    ) -> Result<Vec<u64>, rusqlite::Error> {
+        index
+            .prepare_cached("DELETE FROM chapters WHERE number < ?1")?
+            .execute([chapter_of(trimmed.next()).cast_signed()])?;
+        let ended = chapter_of(through.next());
+        let by_chapter = self.by_chapter.read();
+        let due = |(_, chapter): &(&u64, &Chapter)| {
+            chapter.is_whole.load(Ordering::Acquire) && !chapter.is_saved.load(Ordering::Acquire)
+        };
+        let mut saved = Vec::new();
+        for (&number, chapter) in by_chapter.range(..ended).filter(due) {
+            let ids: Vec<u8> = chapter.filter.iter().flat_map(u64::to_le_bytes).collect();
+            index.execute(
+                "INSERT OR REPLACE INTO chapters VALUES (?1, ?2)",
+                params![number.cast_signed(), ids],
+            )?;
+            saved.push(number);
+        }
+        Ok(saved)
+    }
+
+    /// Notes which filters are saved.
+    pub(super) fn saved(&self, numbers: &[u64]) {
+        let by_chapter = self.by_chapter.read();
+        for chapter in numbers.iter().filter_map(|number| by_chapter.get(number)) {
+            chapter.is_saved.store(true, Ordering::Release);
+        }
+    }
+
+    /// Reads what was there before the start and is in no saved filter. Until that is done every id may be there. Blocks.
     pub(super) fn complete(&self, log: &Path, index: &Path, is_closing: impl Fn() -> bool) {
         let read = || {
-            let all = self.read(
-                &open_for_reading(log)?,
-                "SELECT sequence, id FROM aliases",
-                &is_closing,
-            )? && self.read(
-                &open_for_reading(index)?,
-                "SELECT sequence, id FROM events",
-                &is_closing,
-            )?;
-            Ok::<_, rusqlite::Error>(all)
+            let aliases = open_for_reading(log)?;
+            let all = self.read(&aliases, "SELECT sequence, id FROM aliases", None, &is_closing)?;
+            self.has_aliases.store(all, Ordering::Release);
+            self.read_chapters(&open_for_reading(index)?, &is_closing)
         };
-        match read() {
-            Ok(all) => self.is_complete.store(all, Ordering::Release),
-            Err(error) => {
-                tracing::warn!(%error, "the ids of events cannot be read: each delivery is looked up")
+        if let Err(error) = read() {
+            tracing::warn!(%error, "the ids of events cannot be read: each delivery is looked up");
+        }
+    }
+
+    /// Reads the chapters that are not whole, the newest first.
+    fn read_chapters(
+        &self,
+        index: &Connection,
+        is_closing: &impl Fn() -> bool,
+    ) -> Result<(), rusqlite::Error> {
+        let newest: Option<i64> =
+            index.query_row("SELECT max(sequence) FROM events", [], |row| row.get(0))?;
+        let all = Range {
+            after: Sequence::ZERO,
+            through: newest.map_or(Sequence::ZERO, from_sql),
+        };
+        let lacking: Vec<_> = {
+            let by_chapter = self.by_chapter.read();
+            let is_lacking = |(_, chapter): &(&u64, &Chapter)| !chapter.is_whole.load(Ordering::Acquire);
+            by_chapter
+                .iter()
+                .filter(is_lacking)
+                .map(|(&number, _)| number)
+                .collect()
+        };
+        let select = format!(
+            "SELECT sequence, id FROM events WHERE {} AND ?1 AND sequence > ?2 AND sequence <= ?3",
+            in_segment()
+        );
+        for number in lacking.into_iter().rev() {
+            for segment in segments(part_in(number, all), Direction::Forward) {
+                if !self.read(index, &select, Some(segment), is_closing)? {
+                    return Ok(());
+                }
+            }
+            if let Some(chapter) = self.by_chapter.read().get(&number) {
+                chapter.is_whole.store(true, Ordering::Release);
             }
         }
+        Ok(())
     }
 
     /// Whether it got to the end.
@@ -124,10 +252,14 @@ impl Ids {
         &self,
         connection: &Connection,
         select: &str,
+        within: Option<Range>,
         is_closing: impl Fn() -> bool,
     ) -> Result<bool, rusqlite::Error> {
-        let mut select = connection.prepare(select)?;
-        let mut rows = select.query([])?;
+        let mut select = connection.prepare_cached(select)?;
+        let mut rows = match within {
+            Some(Range { after, through }) => select.query(params![true, to_sql(after), to_sql(through)])?,
+            None => select.query([])?,
+        };
         let mut count = 0_u64;
         while let Some(row) = rows.next()? {
             self.add_hash(hash(row.get_ref(1)?.as_blob()?), from_sql(row.get(0)?));
@@ -165,15 +297,53 @@ mod tests {
 
     fn complete() -> Ids {
         let ids = Ids::default();
-        ids.is_complete.store(true, Ordering::Release);
+        ids.has_aliases.store(true, Ordering::Release);
         ids
+    }
+
+    fn index_with_chapters() -> Connection {
+        let index = Connection::open_in_memory().unwrap();
+        index.execute_batch(SCHEMA).unwrap();
+        index
     }
 
     #[test]
     fn every_id_may_be_anywhere_until_the_old_ones_are_read() {
-        let ids = Ids::default();
+        let ids = Ids::open(&index_with_chapters(), range(3, 9)).unwrap();
         assert!(ids.may_have(id(1)));
         assert_eq!(ids.places(id(1), range(3, 9)), [range(3, 9)]);
+    }
+
+    #[test]
+    fn chapters_that_have_ended_are_as_they_were_after_a_restart() {
+        let (ids, index) = (complete(), index_with_chapters());
+        let chapter = 1 << CHAPTER_BITS;
+        for sequence in 1..2 * chapter {
+            ids.add(id(sequence), Sequence::new(sequence));
+        }
+        let saved = |through, trimmed| {
+            let saved = ids
+                .save(&index, Sequence::new(through), Sequence::new(trimmed))
+                .unwrap();
+            ids.saved(&saved);
+            saved
+        };
+        assert!(saved(chapter - 2, 0).is_empty());
+        assert_eq!(saved(chapter - 1, 0), [0]);
+        assert!(saved(chapter, 0).is_empty());
+        let restarted = Ids::open(&index, range(0, 2 * chapter - 1)).unwrap();
+        let first = |number| restarted.places(id(number), range(0, chapter - 1)).len();
+        assert_eq!((first(1), first(chapter - 1)), (1, 1));
+        let others: usize = (1_000_000..1_001_000).map(first).sum();
+        assert!(others < 10, "{others} of 1,000");
+        // The second was not over yet.
+        assert_eq!(
+            restarted.places(id(1_000_000), range(chapter, 2 * chapter)).len(),
+            1
+        );
+        assert!(saved(chapter, chapter).is_empty());
+        let trimmed = Ids::open(&index, range(0, chapter - 1)).unwrap();
+        assert_eq!(trimmed.places(id(1_000_000), range(0, chapter - 1)).len(), 1);
     }
 
     #[test]

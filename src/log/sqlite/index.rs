@@ -17,6 +17,7 @@ use rusqlite::{Connection, OptionalExtension, ToSql, params};
 use super::{
     Shared,
     database::{self, LogDatabase, OpenError, from_sql, to_sql},
+    ids::{self, Ids},
 };
 use crate::{
     event::{LogId, NewEvent, Sequence, StoredEvent},
@@ -67,7 +68,7 @@ pub(super) fn open_up_to_date(
             .into_iter()
             .filter_map(|(_, event)| event.map(Arc::new))
             .collect();
-        index.write(&readable, last, log.trimmed())?;
+        index.write(&readable, last, log.trimmed(), None)?;
         progress(last.get() - first, total);
     }
     Ok(index)
@@ -141,6 +142,7 @@ impl Index {
              CREATE INDEX by_callback_id ON events (sequence >> {SEGMENT_BITS}, callback_id) WHERE callback_id <> '';
              CREATE INDEX by_subject ON events (sequence >> {SEGMENT_BITS}, subject) WHERE subject IS NOT NULL;"
         ))?;
+        connection.execute_batch(ids::SCHEMA)?;
         connection.execute(
             "INSERT INTO state VALUES (?1, 0)",
             params![log_id.get().cast_signed()],
@@ -151,6 +153,11 @@ impl Index {
             connection,
             through: Sequence::ZERO,
         })
+    }
+
+    /// The ids of the events that are kept.
+    pub(super) fn ids(&self, kept: Range) -> Result<Ids, rusqlite::Error> {
+        Ids::open(&self.connection, kept)
     }
 
     /// The event types there are, by skipping from one to the next.
@@ -170,12 +177,14 @@ impl Index {
         Ok(types)
     }
 
-    /// Adds events, and forgets those that retention removed, in one transaction with how far the index got.
+    /// Adds events, and forgets those that retention removed, in one transaction with how far the index got and with the filters
+    /// of the chapters that have ended by that.
     fn write(
         &mut self,
         events: &[Arc<StoredEvent>],
         through: Sequence,
         trimmed: Sequence,
+        ids: Option<&Ids>,
     ) -> Result<(), rusqlite::Error> {
         let transaction = self.connection.unchecked_transaction()?;
         let mut insert =
@@ -196,7 +205,13 @@ impl Index {
         drop(insert);
         transaction.execute("DELETE FROM events WHERE sequence <= ?1", [to_sql(trimmed)])?;
         transaction.execute("UPDATE state SET through = ?1", [to_sql(through)])?;
+        let saved = ids
+            .map(|ids| ids.save(&transaction, through, trimmed))
+            .transpose()?;
         transaction.commit()?;
+        if let (Some(ids), Some(saved)) = (ids, saved) {
+            ids.saved(&saved);
+        }
         self.through = through;
         self.fold_in_write_ahead_log()
     }
@@ -322,7 +337,7 @@ pub(super) fn follow(mut index: Index, shared: &Shared) {
             None if shared.recent.is_closing() => break,
             None => continue,
         };
-        match index.write(&batch, last, shared.trimmed()) {
+        match index.write(&batch, last, shared.trimmed(), Some(&shared.ids)) {
             Ok(()) => {
                 let lag = shared.recent.forget_through(last);
                 shared.metrics.index_lag_events.set(lag as i64);

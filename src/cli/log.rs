@@ -62,8 +62,8 @@ write it can put events into it that HeyGen never sent.")]
     --sealing-key-file sealing.key --data-dir ./replica-1
   hookstream log copy --from replica.toml --data-dir /var/lib/hookstream
 
-Where it goes is said as for `serve`; FILE is the configuration of the service that is copied from, of which what says where and
-under which keys it stores counts (data-dir, log, jetstream-*, sealing-key-file), and no variable does.
+Where it goes is said as for `serve`. FILE is the configuration file of the old service: of it, only data-dir, log, jetstream-* and
+the sealing keys are read, and no variable stands in for what it does not say.
 
 While that service runs, its events are copied, and the command exits with 3. Stop it then and repeat the command: what came
 since is copied, and everything else. Subscriptions go on where they were, with the events that are under way and the dead

@@ -13,7 +13,7 @@ use std::{
 
 use fastbloom::AtomicBloomFilter;
 use parking_lot::RwLock;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params, types::Null};
 
 use super::{
     database::{from_sql, open_for_reading, to_sql},
@@ -231,7 +231,7 @@ impl Ids {
                 .collect()
         };
         let select = format!(
-            "SELECT sequence, id FROM events WHERE {} AND ?1 AND sequence > ?2 AND sequence <= ?3",
+            "SELECT sequence, id FROM events WHERE {} AND sequence > ?2 AND sequence <= ?3",
             in_segment()
         );
         for number in lacking.into_iter().rev() {
@@ -257,7 +257,7 @@ impl Ids {
     ) -> Result<bool, rusqlite::Error> {
         let mut select = connection.prepare_cached(select)?;
         let mut rows = match within {
-            Some(Range { after, through }) => select.query(params![true, to_sql(after), to_sql(through)])?,
+            Some(Range { after, through }) => select.query(params![Null, to_sql(after), to_sql(through)])?,
             None => select.query([])?,
         };
         let mut count = 0_u64;

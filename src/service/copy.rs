@@ -189,14 +189,7 @@ pub async fn kept(from: Side, into: Side) -> Result<KeptAdded, CopyError> {
 }
 
 fn endpoints(from: &Stores, into: &Stores) -> Result<Added, StoreError> {
-    let all = |stores: &Stores| {
-        let all = Arc::<Mutex<Vec<Endpoint>>>::default();
-        let told = Arc::clone(&all);
-        stores
-            .endpoints
-            .follow(Box::new(move |_, endpoint| told.lock().extend(endpoint)))?;
-        Ok::<_, StoreError>(std::mem::take(&mut *all.lock()))
-    };
+    let all = |stores: &Stores| told::<_, Endpoint>(|listener| stores.endpoints.follow(listener));
     let (known, mut added) = (all(into)?, Added::default());
     for mut endpoint in all(from)? {
         if known.iter().any(|known| known.name == endpoint.name) {
@@ -211,14 +204,7 @@ fn endpoints(from: &Stores, into: &Stores) -> Result<Added, StoreError> {
 }
 
 fn tokens(from: &Stores, into: &Stores) -> Result<Added, StoreError> {
-    let all = |stores: &Stores| {
-        let all = Arc::<Mutex<Vec<Token>>>::default();
-        let told = Arc::clone(&all);
-        stores
-            .tokens
-            .follow(Box::new(move |_, token| told.lock().extend(token)))?;
-        Ok::<_, StoreError>(std::mem::take(&mut *all.lock()))
-    };
+    let all = |stores: &Stores| told::<_, Token>(|listener| stores.tokens.follow(listener));
     let (known, mut added) = (all(into)?, Added::default());
     for mut token in all(from)? {
         let taken = |known: &Token| known.name == token.name || known.credential == token.credential;
@@ -231,6 +217,16 @@ fn tokens(from: &Stores, into: &Stores) -> Result<Added, StoreError> {
         added.new += 1;
     }
     Ok(added)
+}
+
+/// Everything that a store tells of before it follows.
+fn told<N, T: Send + 'static>(
+    follow: impl FnOnce(Box<dyn Fn(N, Option<T>) + Send + Sync>) -> Result<(), StoreError>,
+) -> Result<Vec<T>, StoreError> {
+    let all = Arc::<Mutex<Vec<T>>>::default();
+    let told = Arc::clone(&all);
+    follow(Box::new(move |_, one| told.lock().extend(one)))?;
+    Ok(std::mem::take(&mut *all.lock()))
 }
 
 /// Takes over what ended after the newest record that is there.

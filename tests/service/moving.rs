@@ -84,6 +84,22 @@ async fn at_work() -> (Hookstream, Sender) {
     (service, sender)
 }
 
+/// Flags for a log in these servers, with the sealing key in a file of this directory.
+fn in_jetstream(nats: &Nats, directory: &Path) -> [String; 6] {
+    let key = directory.join("key");
+    fs::write(&key, SEALING_KEY).unwrap();
+    let key = key.to_str().unwrap();
+    [
+        "--log",
+        "jetstream",
+        "--jetstream-url",
+        &nats.url(),
+        "--sealing-key-file",
+        key,
+    ]
+    .map(str::to_owned)
+}
+
 /// Copies what a service stored, with these flags; the exit code, and what was said.
 fn copy(service: &Path, directory: &Path, flags: &[&str]) -> (Option<i32>, String) {
     let from = directory.join("from.toml");
@@ -250,17 +266,8 @@ async fn a_log_moves_into_jetstream_and_back() {
     let file = directory.path().join("events.hookstream");
     export(&service, &file);
     let nats = Nats::start(1, "", "");
-    let key = directory.path().join("key");
-    fs::write(&key, SEALING_KEY).unwrap();
-    let url = nats.url();
-    let engine = [
-        "--log",
-        "jetstream",
-        "--jetstream-url",
-        &url,
-        "--sealing-key-file",
-        key.to_str().unwrap(),
-    ];
+    let engine = in_jetstream(&nats, directory.path());
+    let engine = engine.each_ref().map(String::as_str);
     let (done, said) = import(&file, &directory.path().join("copy"), &engine);
     assert!(done && said.contains("imported 130 events"), "{said}");
     let replica = crate::cluster::replica(&nats, Arc::new(TempDir::new().unwrap()));
@@ -348,17 +355,9 @@ async fn a_copy_goes_into_jetstream_and_back() {
         Arc::new(TempDir::new().unwrap()),
         Arc::new(TempDir::new().unwrap()),
     );
-    let key = there.path().join("key");
-    fs::write(&key, SEALING_KEY).unwrap();
-    let url = nats.url();
-    let engine = [
-        "--log",
-        "jetstream",
-        "--jetstream-url",
-        &url,
-        "--sealing-key-file",
-        key.to_str().unwrap(),
-    ];
+    let engine = in_jetstream(&nats, there.path());
+    let [.., url, _, key] = &engine;
+    let engine = engine.each_ref().map(String::as_str);
     let (code, said) = copy(&data, there.path(), &engine);
     assert_eq!(code, Some(0), "{said}");
     let replica = crate::cluster::replica(&nats, Arc::clone(&there));

@@ -274,7 +274,7 @@ pub(super) fn open_for_writing(path: &Path, synchronous: &str) -> Result<Connect
     Ok(connection)
 }
 
-/// A log that another process writes, as it is at the moment.
+/// Which log it is and what it keeps, when it was looked at.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sight {
     pub(super) log_id: LogId,

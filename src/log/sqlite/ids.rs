@@ -17,7 +17,7 @@ use rusqlite::{Connection, OptionalExtension, params, types::Null};
 
 use super::{
     database::{from_sql, open_for_reading, to_sql},
-    index::{SEGMENT_BITS, in_segment, segments},
+    index::{SEGMENT_BITS, in_segment, part_of, segments},
 };
 use crate::{
     event::{EventId, Sequence},
@@ -86,16 +86,6 @@ fn chapter_of(sequence: Sequence) -> u64 {
     sequence.get() >> CHAPTER_BITS
 }
 
-/// The part of a range that is in a chapter; empty if its end is not past its beginning.
-fn part_in(number: u64, within: Range) -> Range {
-    let first = number << CHAPTER_BITS;
-    let last = first | ((1 << CHAPTER_BITS) - 1);
-    Range {
-        after: within.after.max(Sequence::new(first).previous()),
-        through: within.through.min(Sequence::new(last)),
-    }
-}
-
 impl Ids {
     /// The ids of a log that keeps this, as far as the index has filters of them.
     pub(super) fn open(index: &Connection, kept: Range) -> Result<Self, rusqlite::Error> {
@@ -155,7 +145,7 @@ impl Ids {
         let chapters = by_chapter.iter().rev();
         chapters
             .filter(|(_, chapter)| chapter.may_have(hash))
-            .map(|(&number, _)| part_in(number, within))
+            .map(|(&number, _)| part_of(within, CHAPTER_BITS, number))
             .filter(|part| part.after < part.through)
             .collect()
     }
@@ -235,7 +225,7 @@ impl Ids {
             in_segment()
         );
         for number in lacking.into_iter().rev() {
-            for segment in segments(part_in(number, all), Direction::Forward) {
+            for segment in segments(part_of(all, CHAPTER_BITS, number), Direction::Forward) {
                 if !self.read(index, &select, Some(segment), is_closing)? {
                     return Ok(());
                 }

@@ -250,14 +250,18 @@ pub(super) fn segments(range: Range, direction: Direction) -> impl Iterator<Item
         Direction::Forward => numbers.next(),
         Direction::Backward => numbers.next_back(),
     };
-    std::iter::from_fn(next).map(move |number| {
-        let first = number << SEGMENT_BITS;
-        let last = first | ((1 << SEGMENT_BITS) - 1);
-        Range {
-            after: range.after.max(Sequence::new(first).previous()),
-            through: range.through.min(Sequence::new(last)),
-        }
-    })
+    std::iter::from_fn(next).map(move |number| part_of(range, SEGMENT_BITS, number))
+}
+
+/// The part of a range in one of the blocks of two to the power of `bits` that a log is divided into; empty if its end is not
+/// past its beginning.
+pub(super) fn part_of(range: Range, bits: u32, number: u64) -> Range {
+    let first = number << bits;
+    let last = first | ((1 << bits) - 1);
+    Range {
+        after: range.after.max(Sequence::new(first).previous()),
+        through: range.through.min(Sequence::new(last)),
+    }
 }
 
 /// The events received within `times` that are like an entry of the history in what the index knows; a bounded number, in

@@ -156,8 +156,6 @@ pub(super) struct Reader {
 /// A column of the index to look events up by, with the values to look for.
 struct LookUp {
     column: &'static str,
-    /// Whether the column is in segments.
-    in_segments: bool,
     values: Vec<String>,
     /// Whether a row with one of the values certainly matches the filter.
     exact: bool,
@@ -187,16 +185,20 @@ impl LookUp {
         values.dedup();
         Some(Self {
             column,
-            in_segments: matches!(column, "callback_id" | "entity_id"),
             values,
             exact,
         })
     }
 
+    /// Whether the column is in segments.
+    fn is_in_segments(&self) -> bool {
+        matches!(self.column, "callback_id" | "entity_id")
+    }
+
     /// Selects the rows that have a value (the first parameter) and lie between the second and the third.
     fn select(&self) -> String {
         let column = self.column;
-        let segment = if self.in_segments {
+        let segment = if self.is_in_segments() {
             in_segment()
         } else {
             "TRUE".to_owned()
@@ -210,7 +212,7 @@ impl LookUp {
 
     /// The parts of a range to look up in, one after the other.
     fn parts(&self, range: Range, direction: Direction) -> Vec<Range> {
-        if self.in_segments {
+        if self.is_in_segments() {
             segments(range, direction).collect()
         } else {
             vec![range]

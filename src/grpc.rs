@@ -234,12 +234,17 @@ impl HookstreamService for Grpc {
         let call = Call::waiting("SubscribeEvents", Scope::EventsRead);
         let recipient = self.traces.recipient(request.metadata().as_ref());
         self.call(call, request, async |caller, request| {
-            if request.subscription.is_empty() {
-                let frames = self.events.subscribe(caller, request, recipient).await?;
-                return Ok(Box::pin(frames) as EncodedStream);
+            let frames: EncodedStream = if request.subscription.is_empty() {
+                Box::pin(self.events.subscribe(caller, request, recipient).await?)
+            } else {
+                Box::pin(self.subscriptions.subscribe(caller, request, recipient).await?)
+            };
+            // A client may still call on a connection whose end it has not read. Asked once the stream is open, since a drain
+            // tells every stream that was open when it began.
+            if self.events.is_draining() {
+                return Err(Refusal::Draining);
             }
-            let frames = self.subscriptions.subscribe(caller, request, recipient).await?;
-            Ok(Box::pin(frames) as EncodedStream)
+            Ok(frames)
         })
         .await
     }

@@ -101,6 +101,11 @@ impl EventReader {
         self.hub.log()
     }
 
+    /// Whether streams are being told to come back.
+    pub fn is_draining(&self) -> bool {
+        self.hub.is_draining()
+    }
+
     /// A cursor of this log.
     fn cursor(&self, sequence: Sequence) -> Cursor {
         Cursor {

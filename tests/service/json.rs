@@ -5,7 +5,7 @@ use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 use reqwest::{RequestBuilder, Response};
 use serde_json::{Value, json};
 
-use crate::harness::{Hookstream, body, http};
+use crate::harness::{Hookstream, body, http, until};
 
 fn call(address: SocketAddr, name: &str, message: &str) -> RequestBuilder {
     let request = post(address, name).header("content-type", "application/json");
@@ -24,6 +24,13 @@ async fn answer(request: RequestBuilder) -> (u16, Value) {
         status,
         serde_json::from_slice(&response.bytes().await.unwrap()).unwrap(),
     )
+}
+
+/// The reason that a refusal gives.
+fn reason(error: &Value) -> Option<&str> {
+    let mut details = error["details"].as_array()?.iter();
+    let info = details.find(|detail| detail["type"] == "google.rpc.ErrorInfo")?;
+    info["debug"]["reason"].as_str()
 }
 
 /// The next line of a stream that is not empty.
@@ -162,10 +169,32 @@ async fn a_stream_in_json_that_ends_early_says_why() {
 }
 
 #[tokio::test]
+async fn no_stream_opens_while_the_service_drains() {
+    let service = Hookstream::start();
+    service.endpoint("dev").await;
+    let create = json!({ "create": { "subscription": { "name": "mailer" } } }).to_string();
+    let (status, _) = answer(call(service.grpc, "ManageSubscription", &create)).await;
+    assert_eq!(status, 200);
+    // A delivery whose body does not come keeps the drain from ending at once, and with it the listener for operators.
+    let _slow = service.begin_delivery().await;
+    service.until_in_flight(1.0).await;
+    service.signal("TERM");
+    until("it drains", async || service.admin("/readyz").await.0 == 503).await;
+    for message in ["{}", r#"{"subscription": "mailer"}"#] {
+        let (status, error) = answer(call(service.admin, "SubscribeEvents", message)).await;
+        assert_eq!(
+            (status, reason(&error)),
+            (503, Some("DRAINING")),
+            "{message}: {error}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn what_is_wrong_is_said_in_json_with_its_status_and_details() {
     let service = Hookstream::start();
     let no_such_event = json!({ "id": format!("evt_{}", "0".repeat(32)) }).to_string();
-    for (name, message, status, code, reason) in [
+    for (name, message, status, code, expected) in [
         (
             "GetEvent",
             no_such_event.as_str(),
@@ -197,12 +226,8 @@ async fn what_is_wrong_is_said_in_json_with_its_status_and_details() {
             (status, code),
             "{name} {message}: {error}"
         );
-        let details = error["details"].as_array().unwrap();
-        let info = details
-            .iter()
-            .find(|detail| detail["type"] == "google.rpc.ErrorInfo");
-        if !reason.is_empty() {
-            assert_eq!(info.unwrap()["debug"]["reason"], reason);
+        if !expected.is_empty() {
+            assert_eq!(reason(&error), Some(expected));
         }
     }
     let too_large = format!(r#"{{"pageToken": "{}"}}"#, "x".repeat(300 * 1024));

@@ -287,8 +287,9 @@ pub const REPLAY_CHUNK_EVENTS_MAX: usize = 512;
 pub const REPLAY_CHUNK_BYTES_MAX: usize = 192 * 1024;
 /// Bytes of messages that a call gathers before they are sent.
 pub const SEND_BUFFER_BYTES: usize = 32 * 1024;
-/// The buffer that every call has for them from the start (bytes): an idle stream holds on to it.
-pub const SEND_BUFFER_BYTES_MIN: usize = 8 * 1024;
+/// The buffer that every call has for them from the start (bytes): an idle stream holds on to it, so it is for a control
+/// frame, and an event makes its own.
+pub const SEND_BUFFER_BYTES_MIN: usize = 512;
 /// Events in memory that a stream looks at before it lets others run.
 pub const STREAM_SCAN_EVENTS_MAX: usize = 1024;
 /// Silence after which a stream sends a heartbeat unless the client says otherwise.

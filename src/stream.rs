@@ -464,6 +464,27 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_stream_that_stops_at_the_tail_sends_nothing_that_came_after_it_was_opened() {
+        let mut setting = Setting::with_ring(4096);
+        let kept = limits::REPLAY_CHUNK_EVENTS_MAX + 2;
+        for _ in 0..kept {
+            setting.append(false).await;
+        }
+        let options = Options {
+            stop_at_tail: true,
+            ..from_start()
+        };
+        let mut stream = setting.open(Filter::default(), options);
+        setting.append(false).await;
+        setting.settle().await;
+        let mut told = words(&mut stream, kept + 2).await;
+        assert_eq!(
+            told.split_off(kept - 1),
+            [kept.to_string(), format!("caught up at {kept}"), "end".to_owned()]
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_the_hub_has_not_read_yet_comes_before_caught_up() {
         let mut setting = Setting::with_ring(8);
         setting.append(false).await;

@@ -252,11 +252,11 @@ impl Ids {
         };
         let mut count = 0_u64;
         while let Some(row) = rows.next()? {
-            self.add_hash(hash(row.get_ref(1)?.as_blob()?), from_sql(row.get(0)?));
-            count += 1;
             if count.is_multiple_of(1024) && is_closing() {
                 return Ok(false);
             }
+            self.add_hash(hash(row.get_ref(1)?.as_blob()?), from_sql(row.get(0)?));
+            count += 1;
         }
         Ok(true)
     }
@@ -334,6 +334,66 @@ mod tests {
         assert!(saved(chapter, chapter).is_empty());
         let trimmed = Ids::open(&index, range(0, chapter - 1)).unwrap();
         assert_eq!(trimmed.places(id(1_000_000), range(0, chapter - 1)).len(), 1);
+    }
+
+    #[test]
+    fn a_filter_of_another_form_is_not_used() {
+        let bytes = new_filter().num_bits() / 8;
+        assert!(Chapter::saved(&vec![0; bytes]).is_some());
+        for other in [0, 8, bytes - 8, bytes + 1, bytes + 8] {
+            assert!(Chapter::saved(&vec![0; other]).is_none(), "{other}");
+        }
+    }
+
+    /// Ids after a start on an index of 2,000 events and a log with an alias of the first.
+    fn after_a_start(is_closing: impl Fn() -> bool) -> Ids {
+        let directory = tempfile::tempdir().unwrap();
+        let (log, index) = (directory.path().join("log.db"), directory.path().join("index.db"));
+        let create = |path, table| {
+            let connection = Connection::open(path).unwrap();
+            connection
+                .execute_batch(&format!("CREATE TABLE {table} (sequence INTEGER, id BLOB);"))
+                .unwrap();
+            connection
+        };
+        let (aliases, events) = (create(&log, "aliases"), create(&index, "events"));
+        events.execute_batch(SCHEMA).unwrap();
+        let ids = Ids::open(&events, range(0, 2_000)).unwrap();
+        assert!(ids.may_have(id(9_999)));
+        aliases
+            .execute("INSERT INTO aliases VALUES (1, ?1)", [id(5_000).as_bytes()])
+            .unwrap();
+        let events = events.unchecked_transaction().unwrap();
+        for number in 1..=2_000_u64 {
+            events
+                .execute(
+                    "INSERT INTO events VALUES (?1, ?2)",
+                    params![number.cast_signed(), id(number).as_bytes()],
+                )
+                .unwrap();
+        }
+        events.commit().unwrap();
+        ids.complete(&log, &index, is_closing);
+        ids
+    }
+
+    #[test]
+    fn after_a_start_the_ids_of_the_log_and_their_aliases_are_known() {
+        let ids = after_a_start(|| false);
+        for number in (1..=2_000).chain([5_000]) {
+            assert!(ids.may_have(id(number)), "{number}");
+        }
+        let others = (6_000..7_000).filter(|&number| ids.may_have(id(number)));
+        assert!(others.count() < 100);
+        let places = (6_000..7_000).map(|number| ids.places(id(number), range(0, 2_000)).len());
+        let chapters = 1 + (2_000 >> CHAPTER_BITS);
+        assert!(places.sum::<usize>() < 5 * chapters);
+    }
+
+    #[test]
+    fn ids_that_were_not_all_read_may_be_anywhere() {
+        let ids = after_a_start(|| true);
+        assert!((6_000..7_000).all(|number| ids.may_have(id(number))));
     }
 
     #[test]

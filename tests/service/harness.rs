@@ -262,6 +262,18 @@ impl Hookstream {
         begin_delivery(self.ingress).await
     }
 
+    /// The service after a restart, once retention has removed these events, which are all that it had.
+    pub async fn restart_without_its_events(self, events: u32) -> Self {
+        // Past the age below.
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        let service = Self::start_in(self.drain(), &["--retention-age", "1s"], &HashMap::new());
+        until(&format!("{events} events are trimmed"), async || {
+            service.metric("hookstream_log_trimmed_events_total").await >= f64::from(events)
+        })
+        .await;
+        service
+    }
+
     /// Waits until so many deliveries are being handled.
     pub async fn until_in_flight(&self, deliveries: f64) {
         let in_flight = async || self.metric("hookstream_deliveries_in_flight").await == deliveries;

@@ -226,6 +226,7 @@ async fn what_is_wrong_is_said_in_json_with_its_status_and_details() {
             (status, code),
             "{name} {message}: {error}"
         );
+        assert!(error["details"].is_array(), "{error}");
         if !expected.is_empty() {
             assert_eq!(reason(&error), Some(expected));
         }

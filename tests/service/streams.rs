@@ -9,7 +9,7 @@ use hookstream::grpc::proto::{
 };
 use tonic::Code;
 
-use crate::harness::{Hookstream, PATIENCE, after, body, field, from_start, metadata, reason, types, until};
+use crate::harness::{Hookstream, PATIENCE, after, body, field, from_start, metadata, reason, types};
 
 fn duration(seconds: i64) -> Option<prost_types::Duration> {
     Some(prost_types::Duration { seconds, nanos: 0 })
@@ -331,13 +331,7 @@ async fn a_cursor_that_retention_overtook_is_out_of_range_unless_a_gap_is_welcom
         sender.deliver(body("avatar_video.success", number)).await;
     }
     let first = service.stored().await[0].cursor.clone();
-    tokio::time::sleep(Duration::from_millis(1100)).await;
-    let service = Hookstream::start_in(service.drain(), &["--retention-age", "1s"], &HashMap::new());
-    let trimmed = "hookstream_log_trimmed_events_total";
-    until("3 events are trimmed", async || {
-        service.metric(trimmed).await >= 3.0
-    })
-    .await;
+    let service = service.restart_without_its_events(3).await;
     let status = service
         .client()
         .await

@@ -14,7 +14,6 @@ use std::{
     collections::{BTreeSet, HashMap},
     ops::Range,
     sync::{Arc, Mutex},
-    time::Duration,
 };
 
 use hookstream::grpc::proto::{

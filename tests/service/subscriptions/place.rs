@@ -122,14 +122,7 @@ async fn what_retention_removes_is_a_gap_and_hinders_nothing() {
     }
     let held = run.stream().await.delivery().await;
     let secret = run.sender.secret.expose().to_owned();
-    // Past the age below.
-    tokio::time::sleep(Duration::from_millis(1100)).await;
-    let directory = run.service.drain();
-    let service = Hookstream::start_in(directory, &["--retention-age", "1s"], &HashMap::new());
-    until("3 events are trimmed", async || {
-        service.metric("hookstream_log_trimmed_events_total").await >= 3.0
-    })
-    .await;
+    let service = run.service.restart_without_its_events(3).await;
     let sender = service.sender("dev", &secret);
     let client = service.client().await;
     let run = Run {
@@ -152,14 +145,7 @@ async fn what_retention_removes_is_a_gap_and_hinders_nothing() {
 async fn a_stream_is_told_of_a_gap() {
     let run = Run::start(Subscription::default()).await;
     run.deliver(0..3).await;
-    // Past the age below.
-    tokio::time::sleep(Duration::from_millis(1100)).await;
-    let directory = run.service.drain();
-    let service = Hookstream::start_in(directory, &["--retention-age", "1s"], &HashMap::new());
-    until("3 events are trimmed", async || {
-        service.metric("hookstream_log_trimmed_events_total").await >= 3.0
-    })
-    .await;
+    let service = run.service.restart_without_its_events(3).await;
     let mut stream = service.subscribe(part()).await;
     let Frame::Gap(gap) = frame(&mut stream).await else {
         panic!("no gap is told of")

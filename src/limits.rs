@@ -162,10 +162,11 @@ pub const KNOWN_IDS_FALSE_POSITIVES: f64 = 0.001;
 pub const INDEX_LAG_EVENTS_MAX: usize = 48 * 1024;
 /// Bytes of bodies the index may lag behind the log.
 pub const INDEX_LAG_BYTES_MAX: usize = 48 * 1024 * 1024;
-/// Events written to the index in one transaction.
-pub const INDEX_BATCH_EVENTS_MAX: usize = 16 * 1024;
-/// Events that wait for the index before it is written ahead of its interval.
-pub const INDEX_BATCH_EVENTS_MIN: usize = 12 * 1024;
+/// Events added to the index at a time.
+pub const INDEX_BATCH_EVENTS_MAX: usize = 8 * 1024;
+/// Events that wait for the index before they are added ahead of its interval. In unit tests it is not behind for long, so that
+/// what is read comes from all of its parts.
+pub const INDEX_BATCH_EVENTS_MIN: usize = if cfg!(test) { 3 } else { 4 * 1024 };
 /// Longest an event waits for the index.
 pub const INDEX_INTERVAL: Duration = Duration::from_secs(10);
 /// Write-ahead log size at which a checkpoint starts in the next pause (bytes).
@@ -176,8 +177,8 @@ pub const WAL_BYTES_MAX: u64 = 128 * 1024 * 1024;
 pub const WAL_PAUSE: Duration = Duration::from_millis(50);
 /// Read-only connections to the embedded engine, and so reads of it that run at once.
 pub const READERS_MAX: usize = 4;
-/// Rows of the index one read looks at before it hands back what it has.
-pub const READ_ROWS_MAX: usize = 4096;
+/// Segments of the index one read looks at before it hands back what it has.
+pub const READ_SEGMENTS_MAX: usize = 32;
 /// Events that retention removes in one transaction: small, because the writer waits for it.
 pub const TRIM_EVENTS_MAX: usize = 256;
 /// Duplicates that are removed from a log elsewhere at a time.

@@ -167,6 +167,15 @@ impl Range {
     }
 }
 
+impl From<Bounds> for Range {
+    fn from(Bounds { trimmed, tail }: Bounds) -> Self {
+        Self {
+            after: trimmed,
+            through: tail,
+        }
+    }
+}
+
 /// The order of reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {

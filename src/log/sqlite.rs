@@ -2,8 +2,8 @@
 //!
 //! Two files. `log.db` is the truth: one append-only table and, beside it, the aliases of events that came twice under
 //! different ids (`twins`), synced on every commit. `index.db` is derived and disposable:
-//! identity and filter columns, written behind the log in bulk by a thread of its own, and rebuilt from the log when it is
-//! missing, foreign or behind. Events that the index does not have yet are in memory (`recent`), so that a read looks
+//! which events have which id, type, resource and endpoint, kept behind the log by a thread of its own, and rebuilt from the log when it
+//! is missing or foreign. Events that the index does not have yet are in memory (`recent`), so that a read looks
 //! there for what is newer than the index and on disk for the rest.
 
 mod batch;
@@ -15,6 +15,7 @@ mod projection;
 mod reader;
 mod recent;
 mod replies;
+mod segment;
 mod twins;
 mod writer;
 
@@ -36,7 +37,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use self::{
     batch::Recorded,
     database::{Beginning, Durability, LogDatabase, Sight},
-    ids::Ids,
+    index::Indexed,
     reader::Readers,
     recent::Recent,
     replies::Replies,
@@ -77,7 +78,7 @@ struct Shared {
     trimmed: AtomicU64,
     tail: watch::Sender<Sequence>,
     recent: Recent,
-    ids: Ids,
+    indexed: Indexed,
     writable: watch::Sender<Result<(), AppendError>>,
     event_types: Mutex<BTreeSet<String>>,
     size_bytes: AtomicU64,
@@ -92,7 +93,7 @@ impl Shared {
             trimmed: AtomicU64::new(sight.trimmed.get()),
             tail: watch::Sender::new(sight.tail),
             recent: Recent::new(sight.tail),
-            ids: Ids::default(),
+            indexed: Indexed::default(),
             writable: watch::Sender::new(writable),
             event_types: Mutex::default(),
             size_bytes: AtomicU64::default(),
@@ -138,7 +139,7 @@ impl SqliteLog {
         let closed = AppendError::Closed("another process writes it".into());
         let sight = database::look_at(&log_path)?;
         let shared = Shared {
-            ids: Ids::open(&database::open_for_reading(&index_path)?, sight.kept())?,
+            indexed: index::look_at(&index_path, &database::open_for_reading(&log_path)?, sight)?,
             ..Shared::of(sight, Err(closed), LogMetrics::default())
         };
         Ok(Self {
@@ -159,15 +160,15 @@ impl SqliteLog {
         progress: impl FnMut(u64, u64),
     ) -> Result<Self, OpenError> {
         let index_path = directory.join("index.db");
-        let index = index::open_up_to_date(&index_path, &mut log, progress)?;
+        let (index, indexed) = index::open_up_to_date(&index_path, &log, progress)?;
         let sight = Sight {
             log_id: log.log_id(),
             trimmed: log.trimmed(),
             tail: log.tail(),
         };
         let shared = Arc::new(Shared {
-            ids: index.ids(sight.kept())?,
-            event_types: Mutex::new(index.event_types()?),
+            event_types: Mutex::new(index.event_types(&indexed)?),
+            indexed,
             size_bytes: AtomicU64::new(log.size_bytes()?),
             ..Shared::of(sight, Ok(()), metrics)
         });
@@ -179,11 +180,11 @@ impl SqliteLog {
         let tasks = Tasks::new();
         let replies = Replies::start(&tasks);
         let threads = vec![
-            tasks::thread("log-ids", {
+            tasks::thread("log-aliases", {
                 let (log_path, shared) = (log.path.clone(), Arc::clone(&shared));
                 move || {
                     let is_closing = || shared.recent.is_closing();
-                    shared.ids.complete(&log_path, &index_path, is_closing);
+                    shared.indexed.ids.read_aliases(&log_path, is_closing);
                 }
             }),
             tasks::thread("log-index", {

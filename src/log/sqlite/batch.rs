@@ -6,17 +6,18 @@ use std::{
     hash::{BuildHasher, RandomState},
     ops::RangeInclusive,
     sync::Arc,
+    time::Duration,
 };
 
 use jiff::Timestamp;
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 
-use super::{Shared, database::to_sql, index, reader::Identities, recent::Recent, twins::Twins};
+use super::{Shared, database::to_sql, index::View, reader, recent::Recent, twins::Twins};
 use crate::{
     event::{EventId, NewEvent, Sequence, StoredEvent, Verification},
     limits,
     log::{
-        Appended, Outcome, record,
+        Appended, Outcome, Range, record,
         twin::{self, Named, Search, Side},
     },
 };
@@ -25,7 +26,7 @@ use crate::{
 pub(super) struct Batch<'a> {
     /// The log, within the transaction.
     pub(super) log: &'a Connection,
-    /// A view of the index.
+    /// The index on disk.
     pub(super) index: &'a Connection,
     pub(super) shared: &'a Shared,
     pub(super) twins: &'a Twins,
@@ -138,14 +139,14 @@ impl<'a> Batch<'a> {
         if let Some(first) = self.twin(&event, known.pushes.as_ref())? {
             self.note_duplicate(place, &first)?;
             self.twins.pair(self.log, &event, first.sequence)?;
-            self.shared.ids.add(event.id, first.sequence);
+            self.shared.indexed.ids.add(event.id, first.sequence);
             let appended = Appended::duplicate(&first, &event);
             self.in_batch.insert(event.id, first);
             return Ok(appended);
         }
         let sequence = place.unwrap_or(self.tail.next());
         self.insert.execute(params![to_sql(sequence), record])?;
-        self.shared.ids.add(event.id, sequence);
+        self.shared.indexed.ids.add(event.id, sequence);
         let search = known.pushes.as_ref().map(|(search, _)| search);
         self.twins.stored(self.log, sequence, &event, search)?;
         (self.tail, self.last_received_at) = (sequence, event.received_at);
@@ -207,8 +208,8 @@ impl<'a> Batch<'a> {
         Ok(None)
     }
 
-    /// What is known of each: first in memory, then by one view of the index. In this order, because an event leaves memory
-    /// only after the index has it.
+    /// What is known of each: first in memory, then by the index. In this order, because an event leaves memory only after the
+    /// index has it.
     fn look_up(&self, events: &[Recorded]) -> Result<Vec<Known>, rusqlite::Error> {
         let recent = &self.shared.recent;
         let events = || events.iter().map(|recorded| &recorded.event);
@@ -216,7 +217,7 @@ impl<'a> Batch<'a> {
         let pushes = PushesInMemory::wanted_by(events(), recent);
         let asks_index = |event: &NewEvent, first: &Option<_>| {
             first.is_none()
-                && (event.verification == Verification::History || self.shared.ids.may_have(event.id))
+                && (event.verification == Verification::History || self.shared.indexed.ids.may_have(event.id))
         };
         if !events()
             .zip(&in_memory)
@@ -225,13 +226,11 @@ impl<'a> Batch<'a> {
             let known = |first| Known { first, pushes: None };
             return Ok(in_memory.into_iter().map(known).collect());
         }
-        let index = self.index.unchecked_transaction()?;
-        let mut identities = Identities::of(&index, self.shared.trimmed())?;
         events()
             .zip(in_memory)
             .map(|(event, first)| {
                 let first = match first {
-                    None if self.shared.ids.may_have(event.id) => self.first(&mut identities, event)?,
+                    None if self.shared.indexed.ids.may_have(event.id) => self.first(event)?,
                     first => first,
                 };
                 if first.is_some() || event.verification != Verification::History {
@@ -239,7 +238,7 @@ impl<'a> Batch<'a> {
                 }
                 let pushes = Search::of(event)
                     .map(|search| {
-                        let found = self.pushes(&index, event, &search, &pushes)?;
+                        let found = self.pushes(event, &search, &pushes)?;
                         Ok::<_, rusqlite::Error>((search, found))
                     })
                     .transpose()?;
@@ -249,18 +248,19 @@ impl<'a> Batch<'a> {
     }
 
     /// The kept event on disk that has the id of this one, as its own or as its alias.
-    fn first(
-        &self,
-        identities: &mut Identities<'_>,
-        event: &NewEvent,
-    ) -> Result<Option<Arc<StoredEvent>>, rusqlite::Error> {
-        let sequence = match identities.sequence(event.id, &self.shared.ids)? {
-            Some(sequence) => Some(sequence),
-            None => self.twins.alias(self.log, event)?,
-        };
-        let Some(sequence) = sequence else {
-            return Ok(None);
-        };
+    fn first(&self, event: &NewEvent) -> Result<Option<Arc<StoredEvent>>, rusqlite::Error> {
+        for sequence in self.view().with_id(event.id, self.kept())? {
+            let stored = self.sound(sequence)?.filter(|stored| stored.event.id == event.id);
+            if stored.is_some() {
+                return Ok(stored);
+            }
+        }
+        let alias = self.twins.alias(self.log, event)?;
+        alias.map_or(Ok(None), |sequence| self.sound(sequence))
+    }
+
+    /// The event at this place, which is the first of a duplicate; one whose record is damaged is none.
+    fn sound(&self, sequence: Sequence) -> Result<Option<Arc<StoredEvent>>, rusqlite::Error> {
         let first = self.stored(sequence)?;
         if first.is_none() {
             tracing::error!(%sequence, "the record of a duplicate is damaged; the delivery is stored again");
@@ -268,10 +268,23 @@ impl<'a> Batch<'a> {
         Ok(first)
     }
 
+    fn view(&self) -> View<'_> {
+        View {
+            indexed: &self.shared.indexed,
+            saved: self.index,
+        }
+    }
+
+    fn kept(&self) -> Range {
+        Range {
+            after: self.shared.trimmed(),
+            through: self.tail,
+        }
+    }
+
     /// Where the push of an entry may be found, in memory or by the index; in order.
     fn pushes(
         &self,
-        index: &Connection,
         entry: &NewEvent,
         search: &Search,
         in_memory: &PushesInMemory,
@@ -279,7 +292,14 @@ impl<'a> Batch<'a> {
         let Side::Pushes(times) = &search.side else {
             return Ok(Vec::new());
         };
-        let mut found = index::pushes_like(index, entry, search, times, self.shared.trimmed())?;
+        // Where a record in the way is damaged the times bound nothing, and what is found is compared all the same.
+        let kept = self.kept();
+        let before = |time| reader::before_time(self.log, kept, time);
+        let range = Range {
+            after: before(*times.start()).unwrap_or(kept.after),
+            through: before(just_after(*times.end())).unwrap_or(kept.through),
+        };
+        let mut found = self.view().pushes_like(entry, search, range)?;
         found.extend(in_memory.like(entry, times));
         found.sort_unstable();
         found.dedup();
@@ -296,6 +316,11 @@ impl<'a> Batch<'a> {
         let event = record.and_then(|record| record::decode(sequence, record.into()).ok());
         Ok(event.map(Arc::new))
     }
+}
+
+/// The next time that the log can tell apart.
+fn just_after(time: Timestamp) -> Timestamp {
+    time.checked_add(Duration::from_micros(1)).unwrap_or(time)
 }
 
 /// The pushes in memory that entries of a batch may be twins of, found in one pass.

@@ -18,7 +18,6 @@ use crate::{
     data_dir,
     event::{LogId, Sequence, StoredEvent},
     limits,
-    log::Range,
 };
 
 /// The layout of `log.db` that this version reads and writes.
@@ -282,15 +281,6 @@ pub(super) struct Sight {
     pub(super) tail: Sequence,
 }
 
-impl Sight {
-    pub(super) fn kept(self) -> Range {
-        Range {
-            after: self.trimmed,
-            through: self.tail,
-        }
-    }
-}
-
 /// Looks at `log.db` without writing to it.
 pub(super) fn look_at(path: &Path) -> Result<Sight, OpenError> {
     let connection = open_for_reading(path)?;
@@ -364,7 +354,9 @@ fn allocate_write_ahead_log(path: &Path) -> io::Result<()> {
     {
         return Ok(());
     }
-    let zeros = vec![0; 1024 * 1024];
+    // What is written at once becomes one folio of the page cache. A later write of a page walks over all pages of its folio, so a
+    // large one makes every commit slower.
+    let zeros = [0; 64 * 1024];
     let mut offset = 0;
     while offset < limits::WAL_CHECKPOINT_BYTES {
         file.write_all_at(&zeros, offset)?;

@@ -1,102 +1,160 @@
-//! `index.db`: identity and filter columns of every event. Owns its schema and keeping it up to date; derived from the log
-//! and disposable, so it promises nothing that a rebuild would not restore.
+//! `index.db`: identity and filter columns of every event, a segment of the log at a time. Owns which segments are in memory and
+//! which are written down, and its keeping up to date; derived from the log and disposable, so it promises nothing that a rebuild
+//! would not restore.
 //!
-//! Ids, resources and callbacks are names in no order. In one B-tree of them all, each new event would dirty another page of it, more
-//! of them the more events there are; so what is looked up by them is in segments of the log, each of which fits in memory, and an
-//! event dirties pages of the newest alone. Whoever looks something up goes from segment to segment.
+//! Events are added to a segment in memory. When it has ended it is written down, in order and once: ids and resources are names in
+//! no order, and in a tree on disk that all of them are added to, each new event would write pages of its own. What was in memory
+//! is read from the log again at a start.
 //!
 //! It is written with `synchronous=NORMAL`: after a power cut it may be behind, never inconsistent, and the next start
 //! reads the rest from the log.
 
-use std::{collections::BTreeSet, ops::RangeInclusive, path::Path, sync::Arc, thread, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
 
 use bytes::Bytes;
-use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, ToSql, params};
+use parking_lot::RwLock;
+use roaring::RoaringBitmap;
+use rusqlite::{Connection, params};
 
 use super::{
     Shared,
-    database::{self, LogDatabase, OpenError, from_sql, to_sql},
+    database::{self, LogDatabase, OpenError, Sight, from_sql, to_sql},
     ids::{self, Ids},
+    segment::{self, Field, Lists, Name, Saved, Segment, last_of, segment_of, segments, sequences},
 };
 use crate::{
-    event::{LogId, NewEvent, Sequence, StoredEvent},
+    event::{EventId, LogId, NewEvent, Sequence, StoredEvent},
+    filter::{Filter, TypePattern},
     limits,
     log::{
         Direction, Range, record,
-        twin::{self, Named, Search, Subject},
+        twin::{Named, Search},
     },
 };
 
-const FORMAT: i64 = 3;
-/// Events of a segment, as a power of two: about 3 MiB of a B-tree. A log of ten million has 150 of them.
-/// Unit tests, whose logs are short, have many, too.
-pub(super) const SEGMENT_BITS: u32 = if cfg!(test) { 3 } else { 16 };
+const FORMAT: i64 = 4;
 /// Write-ahead log of the index at which it is folded in (pages of 4 KiB). Its sync disturbs the log's: rare.
-const WAL_PAGES_MAX: i64 = 16 * 1024;
+const WAL_PAGES_MAX: i64 = 4 * 1024;
+/// Events that are added while readers wait.
+const EVENTS_ADDED_AT_ONCE: usize = 256;
 
 /// The index, open for writing.
 #[derive(Debug)]
 pub(super) struct Index {
     connection: Connection,
-    through: Sequence,
+    /// The first segment that is not written down.
+    next: u64,
+}
+
+/// What of the index is in memory.
+#[derive(Debug, Default)]
+pub(super) struct Indexed {
+    /// The segments that are not written down: the newest, and for a moment the one before.
+    newest: RwLock<BTreeMap<u64, Segment>>,
+    pub(super) ids: Ids,
 }
 
 /// Opens the index and reads into it what it lacks of the log. One that is missing, damaged or of another log is made anew.
 pub(super) fn open_up_to_date(
     path: &Path,
-    log: &mut LogDatabase,
+    log: &LogDatabase,
     mut progress: impl FnMut(u64, u64),
-) -> Result<Index, OpenError> {
-    let mut index = match Index::open(path, log) {
-        Ok(Some(index)) => index,
+) -> Result<(Index, Indexed), OpenError> {
+    let (mut index, indexed) = match Index::open(path, log) {
+        Ok(Some(opened)) => opened,
         unusable => {
             if let Err(error) = unusable {
                 tracing::warn!(%error, "the index is unusable and is rebuilt from the log");
             }
             database::remove(path)?;
-            Index::create(path, log.log_id())?
+            (Index::create(path, log.log_id())?, Indexed::default())
         }
     };
-    index.through = index.through.max(log.trimmed());
-    let first = index.through.get();
-    let total = log.tail().get().saturating_sub(first);
-    while index.through < log.tail() {
-        let events = read_batch(&log.connection, index.through)?;
-        let Some(&(last, _)) = events.last() else { break };
-        let readable: Vec<_> = events
-            .into_iter()
-            .filter_map(|(_, event)| event.map(Arc::new))
-            .collect();
-        index.write(&readable, last, log.trimmed(), None)?;
-        progress(last.get() - first, total);
-    }
-    Ok(index)
+    let first = through(&index.connection)?.max(log.trimmed());
+    index.next = segment_of(first.next());
+    let total = log.tail().get().saturating_sub(first.get());
+    read_log(&log.connection, first, log.tail(), |events, last| {
+        for event in events {
+            indexed.ids.add(event.event.id, event.sequence);
+        }
+        index.add(events, &indexed, log.trimmed())?;
+        progress(last.get() - first.get(), total);
+        Ok(())
+    })?;
+    Ok((index, indexed))
 }
 
-type Read = (Sequence, Option<StoredEvent>);
+/// Reads the index that another process writes, and what it lacks of the log, without writing.
+pub(super) fn look_at(path: &Path, log: &Connection, sight: Sight) -> Result<Indexed, OpenError> {
+    let index = database::open_for_reading(path)?;
+    let indexed = Indexed {
+        ids: Ids::open(&index)?,
+        ..Indexed::default()
+    };
+    let first = through(&index)?.max(sight.trimmed);
+    read_log(log, first, sight.tail, |events, _| {
+        for event in events {
+            indexed.ids.add(event.event.id, event.sequence);
+        }
+        indexed.add(events);
+        Ok(())
+    })?;
+    Ok(indexed)
+}
 
-fn read_batch(log: &Connection, after: Sequence) -> Result<Vec<Read>, rusqlite::Error> {
+/// The end of the last segment that was written down.
+fn through(index: &Connection) -> Result<Sequence, rusqlite::Error> {
+    let newest: Option<i64> = index.query_row("SELECT max(number) FROM segments", [], |row| row.get(0))?;
+    Ok(newest.map_or(Sequence::ZERO, |number| last_of(number.cast_unsigned())))
+}
+
+/// Hands over the readable events of a part of the log, with the last sequence that was read, a batch at a time.
+fn read_log(
+    log: &Connection,
+    after: Sequence,
+    through: Sequence,
+    mut take: impl FnMut(&[Arc<StoredEvent>], Sequence) -> Result<(), rusqlite::Error>,
+) -> Result<(), rusqlite::Error> {
     let mut select = log.prepare_cached(
-        "SELECT sequence, record FROM events WHERE sequence > ?1 ORDER BY sequence LIMIT ?2",
+        "SELECT sequence, record FROM events WHERE sequence > ?1 AND sequence <= ?2 ORDER BY sequence LIMIT ?3",
     )?;
-    let rows = select.query_map(
-        params![to_sql(after), limits::INDEX_BATCH_EVENTS_MAX as i64],
-        |row| {
-            let (sequence, bytes) = (from_sql(row.get(0)?), row.get::<_, Vec<u8>>(1)?);
-            let event = record::decode(sequence, Bytes::from(bytes)).ok();
-            if event.is_none() {
-                tracing::error!(%sequence, "a record is damaged and is left out of the index");
+    let mut last = after;
+    while last < through {
+        let parameters = params![
+            to_sql(last),
+            to_sql(through),
+            limits::INDEX_BATCH_EVENTS_MAX as i64
+        ];
+        let mut rows = select.query(parameters)?;
+        let mut events = Vec::new();
+        let before = last;
+        while let Some(row) = rows.next()? {
+            last = from_sql(row.get(0)?);
+            let bytes = Bytes::copy_from_slice(row.get_ref(1)?.as_blob()?);
+            match record::decode(last, bytes) {
+                Ok(event) => events.push(Arc::new(event)),
+                Err(_) => {
+                    tracing::error!(sequence = %last, "a record is damaged and is left out of the index")
+                }
             }
-            Ok((sequence, event))
-        },
-    )?;
-    rows.collect()
+        }
+        if last == before {
+            break;
+        }
+        take(&events, last)?;
+    }
+    Ok(())
 }
 
 impl Index {
     /// `None` if there is none, or one of another format or log.
-    fn open(path: &Path, log: &LogDatabase) -> Result<Option<Self>, OpenError> {
+    fn open(path: &Path, log: &LogDatabase) -> Result<Option<(Self, Indexed)>, OpenError> {
         if !path.exists() {
             return Ok(None);
         }
@@ -105,43 +163,27 @@ impl Index {
         if format != FORMAT {
             return Ok(None);
         }
-        let (log_id, through): (i64, i64) =
-            connection.query_row("SELECT log_id, through FROM state", [], |row| {
+        let (log_id, newest): (i64, i64) =
+            connection.query_row("SELECT log_id, newest FROM state", [], |row| {
                 Ok((row.get(0)?, row.get(1)?))
             })?;
-        let newest: Option<i64> =
-            connection.query_row("SELECT max(sequence) FROM events", [], |row| row.get(0))?;
-        let through = from_sql(through);
-        let ours = LogId::new(log_id.cast_unsigned()) == log.log_id()
-            && through <= log.tail()
-            && newest.map_or(Sequence::ZERO, from_sql) <= through;
-        Ok(ours.then_some(Self { connection, through }))
+        if LogId::new(log_id.cast_unsigned()) != log.log_id() || from_sql(newest) > log.tail() {
+            return Ok(None);
+        }
+        let indexed = Indexed {
+            ids: Ids::open(&connection)?,
+            ..Indexed::default()
+        };
+        Ok(Some((Self { connection, next: 0 }, indexed)))
     }
 
     fn create(path: &Path, log_id: LogId) -> Result<Self, OpenError> {
         let connection = database::open_for_writing(path, "NORMAL")?;
+        // `newest` is the last event that was written down.
         connection.execute_batch(
-            "BEGIN IMMEDIATE;
-             CREATE TABLE state (log_id INTEGER NOT NULL, through INTEGER NOT NULL);
-             CREATE TABLE events (
-               sequence INTEGER PRIMARY KEY,
-               id BLOB NOT NULL,
-               event_type TEXT NOT NULL,
-               entity_id TEXT NOT NULL,
-               callback_id TEXT NOT NULL,
-               endpoint TEXT NOT NULL,
-               received_at_us INTEGER NOT NULL,
-               subject BLOB
-             );
-             CREATE INDEX by_event_type ON events (event_type);
-             CREATE INDEX by_endpoint ON events (endpoint);",
+            "BEGIN IMMEDIATE; CREATE TABLE state (log_id INTEGER NOT NULL, newest INTEGER NOT NULL);",
         )?;
-        connection.execute_batch(&format!(
-            "CREATE INDEX by_id ON events (sequence >> {SEGMENT_BITS}, id);
-             CREATE INDEX by_entity_id ON events (sequence >> {SEGMENT_BITS}, entity_id) WHERE entity_id <> '';
-             CREATE INDEX by_callback_id ON events (sequence >> {SEGMENT_BITS}, callback_id) WHERE callback_id <> '';
-             CREATE INDEX by_subject ON events (sequence >> {SEGMENT_BITS}, subject) WHERE subject IS NOT NULL;"
-        ))?;
+        connection.execute_batch(segment::SCHEMA)?;
         connection.execute_batch(ids::SCHEMA)?;
         connection.execute(
             "INSERT INTO state VALUES (?1, 0)",
@@ -149,78 +191,78 @@ impl Index {
         )?;
         connection.pragma_update(None, "user_version", FORMAT)?;
         connection.execute_batch("COMMIT")?;
-        Ok(Self {
-            connection,
-            through: Sequence::ZERO,
-        })
+        Ok(Self { connection, next: 0 })
     }
 
-    /// The ids of the events that are kept.
-    pub(super) fn ids(&self, kept: Range) -> Result<Ids, rusqlite::Error> {
-        Ids::open(&self.connection, kept)
-    }
-
-    /// The event types there are, by skipping from one to the next.
-    pub(super) fn event_types(&self) -> Result<BTreeSet<String>, rusqlite::Error> {
-        let mut types = BTreeSet::new();
+    /// The event types there are.
+    pub(super) fn event_types(&self, indexed: &Indexed) -> Result<BTreeSet<String>, rusqlite::Error> {
         let mut select = self
             .connection
-            .prepare("SELECT event_type FROM events WHERE event_type > ?1 ORDER BY event_type LIMIT 1")?;
-        let mut last = String::new();
-        while let Some(next) = select
-            .query_row([&last], |row| row.get::<_, String>(0))
-            .optional()?
-        {
-            types.insert(next.clone());
-            last = next;
-        }
+            .prepare("SELECT DISTINCT value FROM lists WHERE field = ?1")?;
+        let saved = select.query_map([Field::EventType as i64], |row| row.get(0))?;
+        let mut types = saved.collect::<Result<BTreeSet<_>, _>>()?;
+        let newest = indexed.newest.read();
+        types.extend(newest.values().flat_map(Segment::event_types).map(str::to_owned));
+        types.remove("");
         Ok(types)
     }
 
-    /// Adds events, and forgets those that retention removed, in one transaction with how far the index got and with the filters
-    /// of the chapters that have ended by that.
-    fn write(
+    /// Adds events to what is in memory, in their order, and writes down what has ended by them. After an error it may be called
+    /// again with the same: events that are there already change nothing.
+    fn add(
         &mut self,
         events: &[Arc<StoredEvent>],
-        through: Sequence,
+        indexed: &Indexed,
         trimmed: Sequence,
-        ids: Option<&Ids>,
     ) -> Result<(), rusqlite::Error> {
+        for part in events.chunk_by(|one, next| segment_of(one.sequence) == segment_of(next.sequence)) {
+            let number = part.first().map_or(0, |first| segment_of(first.sequence));
+            if number >= self.next {
+                self.save_before(number, indexed, trimmed)?;
+                indexed.add(part);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes down the segments in memory that come before one, with the filters of their ids, and forgets what retention removed,
+    /// in one transaction.
+    fn save_before(
+        &mut self,
+        number: u64,
+        indexed: &Indexed,
+        trimmed: Sequence,
+    ) -> Result<(), rusqlite::Error> {
+        let newest = indexed.newest.read();
+        let Some((_, last)) = newest.range(..number).next_back() else {
+            return Ok(());
+        };
+        let last = last.newest();
         let transaction = self.connection.unchecked_transaction()?;
-        let mut insert =
-            transaction.prepare_cached("INSERT INTO events VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?;
-        for event in events.iter().filter(|event| event.sequence > trimmed) {
-            let keys = &event.event.keys;
-            insert.execute(params![
-                to_sql(event.sequence),
-                event.event.id.as_bytes(),
-                &*keys.event_type,
-                &*keys.entity_id,
-                &*keys.callback_id,
-                keys.endpoint.as_str(),
-                event.event.received_at.as_microsecond(),
-                subject(&event.event).as_ref().map(Subject::as_bytes),
-            ])?;
+        for (_, segment) in newest.range(..number) {
+            segment.save(&transaction)?;
+            indexed.ids.save(&transaction, segment.newest())?;
         }
-        drop(insert);
-        transaction.execute("DELETE FROM events WHERE sequence <= ?1", [to_sql(trimmed)])?;
-        transaction.execute("UPDATE state SET through = ?1", [to_sql(through)])?;
-        let saved = ids
-            .map(|ids| ids.save(&transaction, through, trimmed))
-            .transpose()?;
+        segment::remove_before(&transaction, segment_of(trimmed.next()))?;
+        ids::remove_before(&transaction, trimmed.next())?;
+        transaction.execute("UPDATE state SET newest = ?1", [to_sql(last)])?;
         transaction.commit()?;
-        if let (Some(ids), Some(saved)) = (ids, saved) {
-            ids.saved(&saved);
+        drop(newest);
+        self.next = number;
+        // Not before: what is in neither form is nowhere.
+        let mut newest = indexed.newest.write();
+        *newest = newest.split_off(&number);
+        drop(newest);
+        if let Err(error) = self.fold_in_write_ahead_log() {
+            tracing::warn!(%error, "the write-ahead log of the index could not be folded in; it grows");
         }
-        self.through = through;
-        self.fold_in_write_ahead_log()
+        Ok(())
     }
 
     fn fold_in_write_ahead_log(&self) -> Result<(), rusqlite::Error> {
         let pages: i64 = self
             .connection
-            .query_row("PRAGMA wal_checkpoint(NOOP)", [], |row| row.get(1))
-            .unwrap_or(i64::MAX);
+            .query_row("PRAGMA wal_checkpoint(NOOP)", [], |row| row.get(1))?;
         if pages > WAL_PAGES_MAX {
             self.connection
                 .query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()))?;
@@ -229,107 +271,97 @@ impl Index {
     }
 }
 
-/// The subject of a push that is to be found by nothing else.
-fn subject(event: &NewEvent) -> Option<Subject> {
-    (twin::is_push(event) && Named::of(&event.keys) == Named::Data)
-        .then(|| Subject::of(event))
-        .flatten()
-}
-
-/// That a row is in the segment in which the range that ends with the third parameter lies: to be said wherever a column is looked
-/// up that is in segments.
-pub(super) fn in_segment() -> String {
-    format!("sequence >> {SEGMENT_BITS} = ?3 >> {SEGMENT_BITS}")
-}
-
-/// The parts of a range that lie in one segment each, from its beginning or from its end.
-pub(super) fn segments(range: Range, direction: Direction) -> impl Iterator<Item = Range> {
-    let segment = |sequence: Sequence| sequence.get() >> SEGMENT_BITS;
-    let mut numbers = segment(range.after.next())..=segment(range.through);
-    let next = move || match direction {
-        Direction::Forward => numbers.next(),
-        Direction::Backward => numbers.next_back(),
-    };
-    std::iter::from_fn(next).map(move |number| part_of(range, SEGMENT_BITS, number))
-}
-
-/// The part of a range in one of the blocks of two to the power of `bits` that a log is divided into; empty if its end is not
-/// past its beginning.
-pub(super) fn part_of(range: Range, bits: u32, number: u64) -> Range {
-    let first = number << bits;
-    let last = first | ((1 << bits) - 1);
-    Range {
-        after: range.after.max(Sequence::new(first).previous()),
-        through: range.through.min(Sequence::new(last)),
-    }
-}
-
-/// The events received within `times` that are like an entry of the history in what the index knows; a bounded number, in
-/// order.
-pub(super) fn pushes_like(
-    index: &Connection,
-    entry: &NewEvent,
-    search: &Search,
-    times: &RangeInclusive<Timestamp>,
-    trimmed: Sequence,
-) -> Result<Vec<Sequence>, rusqlite::Error> {
-    let keys = &entry.keys;
-    let (name, value): (&str, &dyn ToSql) = match Named::of(keys) {
-        Named::Entity(_) => ("entity_id = ?1 AND entity_id <> ''", &&*keys.entity_id),
-        Named::Callback(_) => (
-            "callback_id = ?1 AND callback_id <> '' AND +entity_id = ''",
-            &&*keys.callback_id,
-        ),
-        Named::Data => ("subject = ?1", &search.subject.as_bytes()),
-    };
-    let after = before_time(index, trimmed, times.start().as_microsecond())?;
-    let through = before_time(index, after, times.end().as_microsecond().saturating_add(1))?;
-    // With `+` a column is compared and not looked up by: the name is the more selective.
-    let mut select = index.prepare_cached(&format!(
-        "SELECT sequence FROM events
-         WHERE {} AND {name} AND sequence > ?2 AND sequence <= ?3 AND +event_type = ?4 AND +endpoint = ?5
-         ORDER BY sequence LIMIT ?6",
-        in_segment()
-    ))?;
-    let mut found = Vec::new();
-    for Range { after, through } in segments(Range { after, through }, Direction::Forward) {
-        let parameters = params![
-            value,
-            to_sql(after),
-            to_sql(through),
-            &*keys.event_type,
-            keys.endpoint.as_str(),
-            (limits::TWIN_CANDIDATES_MAX - found.len()) as i64,
-        ];
-        for sequence in select.query_map(parameters, |row| row.get(0).map(from_sql))? {
-            found.push(sequence?);
+impl Indexed {
+    fn add(&self, events: &[Arc<StoredEvent>]) {
+        for few in events.chunks(EVENTS_ADDED_AT_ONCE) {
+            let mut newest = self.newest.write();
+            for event in few {
+                let number = segment_of(event.sequence);
+                let segment = newest.entry(number).or_insert_with(|| Segment::new(number));
+                segment.add(event);
+            }
         }
     }
-    Ok(found)
 }
 
-/// The position just before the first indexed event after `after` that was received at or after a time: a binary search.
-fn before_time(index: &Connection, after: Sequence, time_us: i64) -> Result<Sequence, rusqlite::Error> {
-    let mut select = index.prepare_cached(
-        "SELECT sequence, received_at_us FROM events WHERE sequence > ?1 ORDER BY sequence LIMIT 1",
-    )?;
-    let newest: Option<i64> = index
-        .prepare_cached("SELECT max(sequence) FROM events")?
-        .query_row([], |row| row.get(0))?;
-    let (mut before, mut end) = (after.get(), newest.map_or(Sequence::ZERO, from_sql).get());
-    while before < end {
-        let middle = before + (end - before) / 2;
-        let next: Option<(i64, i64)> = select
-            .query_row([to_sql(Sequence::new(middle))], |row| {
-                Ok((row.get(0)?, row.get(1)?))
-            })
-            .optional()?;
-        match next {
-            Some((sequence, received_at_us)) if received_at_us < time_us => before = from_sql(sequence).get(),
-            _ => end = middle,
+/// All of the index, for reading.
+#[derive(Clone, Copy)]
+pub(super) struct View<'a> {
+    pub(super) indexed: &'a Indexed,
+    /// What is written down. Outside a transaction: one that began before a segment was written down does not see it.
+    pub(super) saved: &'a Connection,
+}
+
+impl View<'_> {
+    /// The events of a part's segment that a look at its lists finds.
+    fn look(
+        self,
+        part: Range,
+        look: impl FnOnce(&dyn Lists) -> Result<RoaringBitmap, rusqlite::Error>,
+    ) -> Result<RoaringBitmap, rusqlite::Error> {
+        let number = segment_of(part.through);
+        // In this order, because a segment leaves memory after it was written down.
+        if let Some(segment) = self.indexed.newest.read().get(&number) {
+            return look(segment);
         }
+        look(&Saved {
+            index: self.saved,
+            number,
+        })
     }
-    Ok(Sequence::new(before))
+
+    /// The events of a part's segment that a filter wants; it may be that one is called otherwise.
+    pub(super) fn matching(self, part: Range, filter: &Filter) -> Result<RoaringBitmap, rusqlite::Error> {
+        self.look(part, |lists| lists.matching(filter))
+    }
+
+    /// How many events of a range a filter wants. A name's hash stands for it here: that another one has it too in a log of ten
+    /// million is one chance in a billion.
+    pub(super) fn count(self, range: Range, filter: &Filter) -> Result<u64, rusqlite::Error> {
+        segments(range, Direction::Forward)
+            .map(|part| Ok(segment::count(&self.matching(part, filter)?, part)))
+            .sum()
+    }
+
+    /// The events of a range that may have this id, the newest first.
+    pub(super) fn with_id(self, id: EventId, within: Range) -> Result<Vec<Sequence>, rusqlite::Error> {
+        let places = self.indexed.ids.places(id, within).into_iter();
+        let mut found = Vec::new();
+        for part in places.flat_map(|place| segments(place, Direction::Backward)) {
+            let with_id = self.look(part, |lists| lists.named(Name::id(id)))?;
+            found.extend(sequences(&with_id, part, Direction::Backward));
+        }
+        Ok(found)
+    }
+
+    /// The events of a range that are like an entry of the history in what the index knows; a bounded number, in order.
+    pub(super) fn pushes_like(
+        self,
+        entry: &NewEvent,
+        search: &Search,
+        range: Range,
+    ) -> Result<Vec<Sequence>, rusqlite::Error> {
+        let keys = &entry.keys;
+        let filter = |entity_id: &str| Filter {
+            event_types: vec![TypePattern::Exact(keys.event_type.to_string())],
+            entity_ids: vec![entity_id.to_owned()],
+            callback_ids: Vec::new(),
+            endpoints: vec![keys.endpoint.as_str().to_owned()],
+        };
+        let mut found = Vec::new();
+        for part in segments(range, Direction::Forward) {
+            let like = self.look(part, |lists| match Named::of(keys) {
+                Named::Entity(id) => lists.matching(&filter(id)),
+                Named::Callback(_) | Named::Data => lists.named(Name::subject(&search.subject)),
+            })?;
+            found.extend(sequences(&like, part, Direction::Forward));
+            if found.len() >= limits::TWIN_CANDIDATES_MAX {
+                break;
+            }
+        }
+        found.truncate(limits::TWIN_CANDIDATES_MAX);
+        Ok(found)
+    }
 }
 
 /// Follows the log until it closes: the body of the index's thread.
@@ -341,7 +373,7 @@ pub(super) fn follow(mut index: Index, shared: &Shared) {
             None if shared.recent.is_closing() => break,
             None => continue,
         };
-        match index.write(&batch, last, shared.trimmed(), Some(&shared.ids)) {
+        match index.add(&batch, &shared.indexed, shared.trimmed()) {
             Ok(()) => {
                 let lag = shared.recent.forget_through(last);
                 shared.metrics.index_lag_events.set(lag as i64);
@@ -360,55 +392,106 @@ pub(super) fn follow(mut index: Index, shared: &Shared) {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
+    use crate::event::Verification;
 
-    proptest! {
-        #[test]
-        fn a_range_is_its_segments_one_after_the_other(after in 0_u64..100, length in 1_u64..100) {
-            let range = Range {
-                after: Sequence::new(after),
-                through: Sequence::new(after + length),
-            };
-            let parts: Vec<_> = segments(range, Direction::Forward).collect();
-            prop_assert_eq!(parts.first().map(|part| part.after), Some(range.after));
-            prop_assert_eq!(parts.last().map(|part| part.through), Some(range.through));
-            for pair in parts.windows(2) {
-                prop_assert_eq!(pair[0].through, pair[1].after);
-            }
-            for part in &parts {
-                let segment = |sequence: Sequence| sequence.get() >> SEGMENT_BITS;
-                prop_assert!(part.after < part.through);
-                prop_assert_eq!(segment(part.after.next()), segment(part.through));
-            }
-            let mut falling: Vec<_> = segments(range, Direction::Backward).collect();
-            falling.reverse();
-            prop_assert_eq!(falling, parts);
-        }
+    fn event(sequence: u64) -> Arc<StoredEvent> {
+        let body = format!(r#"{{"event_type":"a.b","event_data":{{"n":{sequence}}}}}"#);
+        let time = jiff::Timestamp::UNIX_EPOCH;
+        Arc::new(StoredEvent {
+            sequence: Sequence::new(sequence),
+            event: NewEvent::new(
+                "dev".parse().unwrap(),
+                Verification::CallbackToken,
+                body.into(),
+                time,
+            ),
+        })
     }
 
     #[test]
-    fn what_is_in_segments_is_looked_up_in_an_index_of_them() {
+    fn beside_its_writer_all_of_a_log_is_seen_however_much_of_it_is_written_down() {
         let directory = tempfile::tempdir().unwrap();
-        let index = Index::create(&directory.path().join("index.db"), LogId::new(1)).unwrap();
-        for (condition, name) in [
-            ("id = ?1", "by_id"),
-            ("entity_id = ?1 AND entity_id <> ''", "by_entity_id"),
-            ("callback_id = ?1 AND callback_id <> ''", "by_callback_id"),
-            ("subject = ?1", "by_subject"),
-        ] {
-            let select = format!(
-                "EXPLAIN QUERY PLAN SELECT sequence FROM events
-                 WHERE {} AND {condition} AND sequence > ?2 AND sequence <= ?3 ORDER BY sequence",
-                in_segment()
-            );
-            let plan: String = index
-                .connection
-                .query_row(&select, params!["x", 1, 2], |row| row.get(3))
+        let beginning = || database::Beginning {
+            log_id: LogId::new(1),
+            trimmed: Sequence::ZERO,
+            received_at_us: i64::MIN,
+        };
+        let log = directory.path().join("log.db");
+        let log = LogDatabase::open(&log, database::Durability::Synced, beginning).unwrap();
+        for sequence in 1..=30_u64 {
+            log.connection
+                .execute(
+                    "INSERT INTO events VALUES (?1, ?2)",
+                    params![sequence.cast_signed(), record::encode(&event(sequence).event)],
+                )
                 .unwrap();
-            let expected = format!("INDEX {name} (<expr>=? AND");
-            assert!(plan.contains(&expected), "{plan}");
         }
+        let path = directory.path().join("index.db");
+        let mut index = Index::create(&path, LogId::new(1)).unwrap();
+        let sight = Sight {
+            log_id: LogId::new(1),
+            trimmed: Sequence::ZERO,
+            tail: Sequence::new(29),
+        };
+        let saved = database::open_for_reading(&path).unwrap();
+        let written = Indexed::default();
+        for through in 1..=29 {
+            let seen = look_at(&path, &log.connection, sight).unwrap();
+            assert_eq!(all(&seen, &saved), (1..=29).collect::<Vec<_>>());
+            let id = event(through).event.id;
+            let with_id = View {
+                indexed: &seen,
+                saved: &saved,
+            }
+            .with_id(id, range(0, 29))
+            .unwrap();
+            assert_eq!(with_id, [Sequence::new(through)]);
+            written.ids.add(id, Sequence::new(through));
+            index.add(&[event(through)], &written, Sequence::ZERO).unwrap();
+        }
+    }
+
+    fn range(after: u64, through: u64) -> Range {
+        Range {
+            after: Sequence::new(after),
+            through: Sequence::new(through),
+        }
+    }
+
+    fn all(indexed: &Indexed, saved: &Connection) -> Vec<u64> {
+        let view = View { indexed, saved };
+        let mut found = Vec::new();
+        for part in segments(range(0, 100), Direction::Forward) {
+            let matching = view.matching(part, &Filter::default()).unwrap();
+            found.extend(sequences(&matching, part, Direction::Forward).map(Sequence::get));
+        }
+        found
+    }
+
+    /// A segment has eight events here.
+    #[test]
+    fn what_cannot_be_written_down_stays_in_memory_and_is_written_later() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("index.db");
+        let mut index = Index::create(&path, LogId::new(1)).unwrap();
+        let indexed = Indexed::default();
+        let reader = database::open_for_reading(&path).unwrap();
+        let events: Vec<_> = (1..=20).map(event).collect();
+        let refuse = "CREATE TRIGGER refuse BEFORE INSERT ON segments WHEN NEW.number = 1 BEGIN SELECT RAISE(ABORT, 'no'); END";
+        index.connection.execute_batch(refuse).unwrap();
+        for _ in 0..2 {
+            assert!(index.add(&events, &indexed, Sequence::ZERO).is_err());
+            assert_eq!(all(&indexed, &reader), (1..=15).collect::<Vec<_>>());
+            assert_eq!(through(&reader).unwrap(), Sequence::new(7));
+        }
+        index.connection.execute_batch("DROP TRIGGER refuse").unwrap();
+        index.add(&events, &indexed, Sequence::ZERO).unwrap();
+        assert_eq!(all(&indexed, &reader), (1..=20).collect::<Vec<_>>());
+        assert_eq!(through(&reader).unwrap(), Sequence::new(15));
+        assert_eq!(all(&Indexed::default(), &reader), (1..=15).collect::<Vec<_>>());
+        // Once more: what was trimmed goes with the next that is written down.
+        index.add(&[event(24)], &indexed, Sequence::new(9)).unwrap();
+        assert_eq!(all(&Indexed::default(), &reader), (8..=20).collect::<Vec<_>>());
     }
 }

@@ -130,7 +130,7 @@ impl Projection {
         if let Some(event) = self.log.shared.recent.find(id) {
             return Some(event);
         }
-        if !self.log.shared.ids.may_have(id) {
+        if !self.log.shared.indexed.ids.may_have(id) {
             return None;
         }
         self.log.find(id).await.ok().flatten()

@@ -1,22 +1,22 @@
 //! Reading `log.db` and `index.db`. Owns the pool of read-only connections and the queries; refuses to write.
 
-use std::{cmp::Reverse, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use bytes::Bytes;
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::Semaphore;
 
 use super::{
     Shared,
     database::{from_sql, open_for_reading, size_bytes, to_sql},
-    ids::Ids,
-    index::{in_segment, segments},
+    index::View,
+    segment::{segments, sequences},
     twins,
 };
 use crate::{
-    event::{EventId, Keys, Sequence, StoredEvent},
+    event::{EventId, Sequence, StoredEvent},
     filter::Filter,
     limits,
     log::{Bounds, Chunk, Direction, Limit, Range, ReadError, record},
@@ -26,47 +26,6 @@ use crate::{
 impl From<rusqlite::Error> for ReadError {
     fn from(error: rusqlite::Error) -> Self {
         Self::Unavailable(Box::new(error))
-    }
-}
-
-/// The ids in the index.
-pub(super) struct Identities<'a> {
-    select: CachedStatement<'a>,
-    kept: Range,
-}
-
-impl<'a> Identities<'a> {
-    /// Of the events after `trimmed`.
-    pub(super) fn of(index: &'a Connection, trimmed: Sequence) -> Result<Self, rusqlite::Error> {
-        let newest: Option<i64> = index
-            .prepare_cached("SELECT max(sequence) FROM events")?
-            .query_row([], |row| row.get(0))?;
-        let select = index.prepare_cached(&format!(
-            "SELECT sequence FROM events WHERE {} AND id = ?1 AND sequence > ?2 AND sequence <= ?3
-             ORDER BY sequence DESC LIMIT 1",
-            in_segment()
-        ))?;
-        let through = newest.map_or(trimmed, from_sql);
-        Ok(Self {
-            select,
-            kept: Range {
-                after: trimmed,
-                through,
-            },
-        })
-    }
-
-    /// The newest kept event with this id.
-    pub(super) fn sequence(&mut self, id: EventId, ids: &Ids) -> Result<Option<Sequence>, rusqlite::Error> {
-        let places = ids.places(id, self.kept).into_iter();
-        for Range { after, through } in places.flat_map(|place| segments(place, Direction::Backward)) {
-            let parameters = params![id.as_bytes(), to_sql(after), to_sql(through)];
-            let found = self.select.query_row(parameters, |row| row.get(0).map(from_sql));
-            if let Some(sequence) = found.optional()? {
-                return Ok(Some(sequence));
-            }
-        }
-        Ok(None)
     }
 }
 
@@ -95,6 +54,31 @@ pub(super) fn received_at(log: &Connection, through: Sequence) -> Result<Option<
         .optional()?;
     let event = last.and_then(|(sequence, record)| record::decode(from_sql(sequence), record.into()).ok());
     Ok(event.map(|event| event.event.received_at))
+}
+
+/// The position in a range just before the first event received at or after `time`: a binary search, because the log keeps
+/// `received_at` in order.
+pub(super) fn before_time(log: &Connection, range: Range, time: Timestamp) -> Result<Sequence, ReadError> {
+    let mut select = log.prepare_cached(
+        "SELECT sequence, record FROM events WHERE sequence > ?1 ORDER BY sequence LIMIT 1",
+    )?;
+    let (mut before, mut end) = (range.after.get(), range.through.get());
+    while before < end {
+        let middle = before + (end - before) / 2;
+        let mut rows = select.query([to_sql(Sequence::new(middle))])?;
+        let event = match rows.next()? {
+            Some(row) => {
+                let record = row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?;
+                Some(decode(from_sql(row.get(0)?), Bytes::copy_from_slice(record))?)
+            }
+            None => None,
+        };
+        match event {
+            Some(event) if event.event.received_at < time => before = event.sequence.get(),
+            _ => end = middle,
+        }
+    }
+    Ok(Sequence::new(before))
 }
 
 /// A few readers, lent to one read at a time.
@@ -153,73 +137,6 @@ pub(super) struct Reader {
     index: Connection,
 }
 
-/// A column of the index to look events up by, with the values to look for.
-struct LookUp {
-    column: &'static str,
-    values: Vec<String>,
-    /// Whether a row with one of the values certainly matches the filter.
-    exact: bool,
-}
-
-impl LookUp {
-    /// The most selective column that the filter names; `None` if it names none.
-    fn of(filter: &Filter, known_types: impl FnOnce() -> Vec<String>) -> Option<Self> {
-        let named = [
-            !filter.callback_ids.is_empty(),
-            !filter.entity_ids.is_empty(),
-            !filter.event_types.is_empty(),
-            !filter.endpoints.is_empty(),
-        ];
-        let exact = named.iter().filter(|&&named| named).count() == 1;
-        let (column, mut values) = match named {
-            [true, ..] => ("callback_id", filter.callback_ids.clone()),
-            [_, true, ..] => ("entity_id", filter.entity_ids.clone()),
-            [_, _, true, _] => {
-                let wanted = |name: &String| filter.event_types.iter().any(|pattern| pattern.matches(name));
-                ("event_type", known_types().into_iter().filter(wanted).collect())
-            }
-            [_, _, _, true] => ("endpoint", filter.endpoints.clone()),
-            [false, false, false, false] => return None,
-        };
-        values.sort_unstable();
-        values.dedup();
-        Some(Self {
-            column,
-            values,
-            exact,
-        })
-    }
-
-    /// Whether the column is in segments.
-    fn is_in_segments(&self) -> bool {
-        matches!(self.column, "callback_id" | "entity_id")
-    }
-
-    /// Selects the rows that have a value (the first parameter) and lie between the second and the third.
-    fn select(&self) -> String {
-        let column = self.column;
-        let segment = if self.is_in_segments() {
-            in_segment()
-        } else {
-            "TRUE".to_owned()
-        };
-        // `<> ''` lets SQLite see that the partial indexes serve; a filter's values are never empty.
-        format!(
-            "SELECT sequence, event_type, entity_id, callback_id, endpoint FROM events
-             WHERE {segment} AND {column} = ?1 AND {column} <> '' AND sequence > ?2 AND sequence <= ?3"
-        )
-    }
-
-    /// The parts of a range to look up in, one after the other.
-    fn parts(&self, range: Range, direction: Direction) -> Vec<Range> {
-        if self.is_in_segments() {
-            segments(range, direction).collect()
-        } else {
-            vec![range]
-        }
-    }
-}
-
 impl Reader {
     /// Reads a range that the index covers.
     pub(super) fn read(
@@ -230,43 +147,40 @@ impl Reader {
         limit: Limit,
         shared: &Shared,
     ) -> Result<Chunk, ReadError> {
-        match LookUp::of(filter, || shared.event_types.lock().iter().cloned().collect()) {
-            None => self.scan(range, direction, limit),
-            Some(look_up) => {
-                let kept = Range {
-                    after: range.after.max(shared.trimmed()),
-                    ..range
-                };
-                let parts = look_up.parts(kept, direction);
-                let end = range.end(direction);
-                let (sequences, scanned) = self.look_up(&look_up, &parts, end, direction, filter, limit)?;
-                self.fetch(&sequences, scanned, direction, limit)
-            }
+        if *filter == Filter::default() {
+            return self.scan(range, direction, limit);
         }
+        let kept = Range {
+            after: range.after.max(shared.trimmed()),
+            ..range
+        };
+        let mut parts = segments(kept, direction);
+        let mut records = Records::new(limit);
+        let mut scanned = None;
+        for part in parts.by_ref().take(limits::READ_SEGMENTS_MAX) {
+            let found = self.view(shared).matching(part, filter)?;
+            if !self.fetch(sequences(&found, part, direction), &mut records)? {
+                break;
+            }
+            scanned = Some(part.end(direction));
+        }
+        let is_done = parts.next().is_none();
+        let scanned = scanned.filter(|_| !is_done).unwrap_or(range.end(direction));
+        let mut chunk = records.chunk(direction, scanned)?;
+        chunk.events.retain(|event| filter.matches(&event.event.keys));
+        Ok(chunk)
     }
 
     /// Counts in a range that the index covers.
     pub(super) fn count(&self, range: Range, filter: &Filter, shared: &Shared) -> Result<u64, ReadError> {
-        let Some(look_up) = LookUp::of(filter, || shared.event_types.lock().iter().cloned().collect()) else {
-            let count = self
-                .index
-                .prepare_cached("SELECT count(*) FROM events WHERE sequence > ?1 AND sequence <= ?2")?
-                .query_row([to_sql(range.after), to_sql(range.through)], |row| {
-                    row.get::<_, i64>(0)
-                })?;
-            return Ok(count.cast_unsigned());
-        };
-        let mut select = self.index.prepare_cached(&look_up.select())?;
-        let mut count = 0;
-        for part in look_up.parts(range, Direction::Forward) {
-            for value in &look_up.values {
-                let mut rows = select.query(params![value, to_sql(part.after), to_sql(part.through)])?;
-                while let Some(row) = rows.next()? {
-                    count += u64::from(look_up.exact || filter.matches(&keys(row)?));
-                }
-            }
+        Ok(self.view(shared).count(range, filter)?)
+    }
+
+    fn view<'a>(&'a self, shared: &'a Shared) -> View<'a> {
+        View {
+            indexed: &shared.indexed,
+            saved: &self.index,
         }
-        Ok(count)
     }
 
     /// Reads everything in the range.
@@ -286,139 +200,52 @@ impl Reader {
         records.chunk(direction, range.end(direction))
     }
 
-    /// The sequences in the parts of a range that match the filter, in order, and how far they are complete: to the `end` of the
-    /// range, or less.
-    ///
-    /// Every value is looked up by itself, because SQLite walks an index in order for one value only. A value that had more
-    /// rows than were read bounds how far the merged answer is complete.
-    fn look_up(
-        &self,
-        look_up: &LookUp,
-        parts: &[Range],
-        end: Sequence,
-        direction: Direction,
-        filter: &Filter,
-        limit: Limit,
-    ) -> Result<(Vec<Sequence>, Sequence), ReadError> {
-        let LookUp { values, exact, .. } = look_up;
-        let rows_max = if *exact {
-            limit.events
-        } else {
-            (limits::READ_ROWS_MAX / values.len().max(1)).max(limit.events)
-        };
-        let select = format!(
-            "{} ORDER BY sequence {} LIMIT ?4",
-            look_up.select(),
-            order(direction)
-        );
-        let mut select = self.index.prepare_cached(&select)?;
-        let mut scanned = end;
-        let mut found = Vec::new();
-        for value in values {
-            let (mut count, mut last) = (0, None);
-            for part in parts {
-                let rest = (rows_max - count) as i64;
-                let parameters = params![value, to_sql(part.after), to_sql(part.through), rest];
-                let mut rows = select.query(parameters)?;
-                while let Some(row) = rows.next()? {
-                    let sequence = from_sql(row.get(0)?);
-                    (count, last) = (count + 1, Some(sequence));
-                    if *exact || filter.matches(&keys(row)?) {
-                        found.push(sequence);
-                    }
-                }
-                if count == rows_max {
-                    break;
-                }
-            }
-            if let Some(last) = last.filter(|_| count == rows_max) {
-                scanned = match direction {
-                    Direction::Forward => scanned.min(last),
-                    Direction::Backward => scanned.max(last.previous()),
-                };
-            }
-        }
-        match direction {
-            Direction::Forward => {
-                found.retain(|&sequence| sequence <= scanned);
-                found.sort_unstable();
-            }
-            Direction::Backward => {
-                found.retain(|&sequence| sequence > scanned);
-                found.sort_unstable_by_key(|&sequence| Reverse(sequence));
-            }
-        }
-        found.dedup();
-        Ok((found, scanned))
-    }
-
-    /// Reads the records of these sequences as far as the limit allows.
+    /// Reads the records of these sequences; `false` if there is no room for one.
     fn fetch(
         &self,
-        sequences: &[Sequence],
-        scanned: Sequence,
-        direction: Direction,
-        limit: Limit,
-    ) -> Result<Chunk, ReadError> {
+        sequences: impl Iterator<Item = Sequence>,
+        records: &mut Records,
+    ) -> Result<bool, ReadError> {
         let mut select = self
             .log
             .prepare_cached("SELECT record FROM events WHERE sequence = ?1")?;
-        let mut records = Records::new(limit);
-        for &sequence in sequences {
+        for sequence in sequences {
             // A row that is not there was trimmed; the caller looks at the trim point when it has its answer.
             let mut rows = select.query([to_sql(sequence)])?;
             let Some(row) = rows.next()? else { continue };
             let record = row.get_ref(0)?.as_blob().map_err(rusqlite::Error::from)?;
             if !records.take(sequence, record) {
-                break;
+                return Ok(false);
             }
         }
-        records.chunk(direction, scanned)
+        Ok(true)
     }
 
     /// The kept event with this id, as its own or as its alias.
     pub(super) fn find(&self, id: EventId, shared: &Shared) -> Result<Option<Arc<StoredEvent>>, ReadError> {
-        let mut identities = Identities::of(&self.index, shared.trimmed())?;
-        let sequence = match identities.sequence(id, &shared.ids)? {
-            Some(sequence) => Some(sequence),
-            None => twins::sequence_of_alias(&self.log, id)?,
-        };
-        let Some(sequence) = sequence else {
-            return Ok(None);
-        };
-        let limit = Limit {
-            events: 1,
-            bytes: usize::MAX,
-        };
-        Ok(self
-            .fetch(&[sequence], sequence, Direction::Forward, limit)?
-            .events
-            .pop())
-    }
-
-    /// The position just before the first event received at or after `time`: a binary search, because the log keeps
-    /// `received_at` in order.
-    pub(super) fn before_time(&self, bounds: Bounds, time: Timestamp) -> Result<Sequence, ReadError> {
-        let mut select = self.log.prepare_cached(
-            "SELECT sequence, record FROM events WHERE sequence > ?1 ORDER BY sequence LIMIT 1",
-        )?;
-        let (mut before, mut end) = (bounds.trimmed.get(), bounds.tail.get());
-        while before < end {
-            let middle = before + (end - before) / 2;
-            let mut rows = select.query([to_sql(Sequence::new(middle))])?;
-            let event = match rows.next()? {
-                Some(row) => {
-                    let record = row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?;
-                    Some(decode(from_sql(row.get(0)?), Bytes::copy_from_slice(record))?)
-                }
-                None => None,
-            };
-            match event {
-                Some(event) if event.event.received_at < time => before = event.sequence.get(),
-                _ => end = middle,
+        for sequence in self.view(shared).with_id(id, shared.bounds().into())? {
+            let event = self.event(sequence)?.filter(|event| event.event.id == id);
+            if event.is_some() {
+                return Ok(event);
             }
         }
-        Ok(Sequence::new(before))
+        let alias = twins::sequence_of_alias(&self.log, id)?;
+        alias.map_or(Ok(None), |sequence| self.event(sequence))
+    }
+
+    /// The event at this place, if it is kept.
+    fn event(&self, sequence: Sequence) -> Result<Option<Arc<StoredEvent>>, ReadError> {
+        let mut records = Records::new(Limit {
+            events: 1,
+            bytes: usize::MAX,
+        });
+        self.fetch([sequence].into_iter(), &mut records)?;
+        Ok(records.chunk(Direction::Forward, sequence)?.events.pop())
+    }
+
+    /// The position just before the first event received at or after `time`.
+    pub(super) fn before_time(&self, bounds: Bounds, time: Timestamp) -> Result<Sequence, ReadError> {
+        before_time(&self.log, bounds.into(), time)
     }
 
     /// The last of the oldest `count` events up to a sequence.
@@ -518,16 +345,4 @@ fn decode(sequence: Sequence, record: Bytes) -> Result<Arc<StoredEvent>, ReadErr
     record::decode(sequence, record)
         .map(Arc::new)
         .map_err(|_| ReadError::Damaged { sequence })
-}
-
-fn keys(row: &rusqlite::Row<'_>) -> Result<Keys, rusqlite::Error> {
-    let endpoint: String = row.get(4)?;
-    let invalid =
-        |error| rusqlite::Error::FromSqlConversionFailure(4, rusqlite::types::Type::Text, Box::new(error));
-    Ok(Keys {
-        event_type: row.get::<_, String>(1)?.into(),
-        entity_id: row.get::<_, String>(2)?.into(),
-        callback_id: row.get::<_, String>(3)?.into(),
-        endpoint: endpoint.parse().map_err(invalid)?,
-    })
 }

@@ -67,7 +67,7 @@ pub(super) type Reply = oneshot::Sender<Result<Appended, AppendError>>;
 /// The writer and what only it touches.
 pub(super) struct Writer {
     connection: Connection,
-    /// A view of the index, for identities that are no longer in memory.
+    /// The index, for identities that are no longer in memory.
     identity: Connection,
     twins: Twins,
     shared: Arc<Shared>,
@@ -334,7 +334,7 @@ impl Writer {
         self.twins = Twins::open(&self.connection)?;
         self.connection.execute_batch("PRAGMA incremental_vacuum(1024)")?;
         self.shared.recent.forget_through(last);
-        self.shared.ids.forget_through(last);
+        self.shared.indexed.ids.forget_through(last);
         Ok(removed as u64)
     }
 

@@ -1,6 +1,8 @@
 //! HeyGen's side: registrations, rotation, history and callbacks, against a stand-in that plays HeyGen to the letter of
 //! what is known of it. Every request that it gets is checked against the schemas of its API.
 
+mod week;
+
 use std::{
     collections::HashMap,
     sync::Arc,
@@ -8,7 +10,6 @@ use std::{
 };
 
 use hookstream::{
-    event_type::EVENT_TYPES,
     grpc::proto::{
         Endpoint, EndpointState, Event, Origin, Registration, VerificationMethod,
         manage_endpoint_request::{
@@ -17,7 +18,7 @@ use hookstream::{
         manage_endpoint_response::Result as Answer,
     },
     samples,
-    stand_in::{ApiFault, Call, Chances, DeliveryFault, Settings, SignatureHeader, StandIn},
+    stand_in::{ApiFault, Call, Chances, DeliveryFault, Settings, StandIn},
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tempfile::TempDir;
@@ -92,20 +93,28 @@ impl World {
         }
     }
 
+    fn serve(&self) -> Hookstream {
+        self.serve_as(0)
+    }
+
     /// One of our processes; with replicas, the one of this number.
     fn serve_as(&self, number: usize) -> Hookstream {
-        let Some(replicas) = &self.replicas else {
-            return self.serve();
-        };
-        let (base, servers) = (self.heygen.base_url(), replicas.nats.url());
-        let public_url = format!("http://{}", replicas.balancer.address);
-        let mut flags = vec!["--heygen-api-base", &base, "--public-url", &public_url];
-        flags.extend(["--log", "jetstream", "--jetstream-url", &servers]);
+        let base = self.heygen.base_url();
+        let mut flags = vec!["--heygen-api-base", &base];
         flags.extend(&self.flags);
-        let variables = HashMap::from([
-            ("HOOKSTREAM_HEYGEN_API_KEY", self.api_key.to_owned()),
-            ("HOOKSTREAM_SEALING_KEY", SEALING_KEY.to_owned()),
-        ]);
+        let mut variables = HashMap::from([("HOOKSTREAM_HEYGEN_API_KEY", self.api_key.to_owned())]);
+        let Some(replicas) = &self.replicas else {
+            let ingress = self.ingress.address().to_string();
+            flags.extend(["--ingress-listen", &ingress]);
+            return Hookstream::start_in(Arc::clone(&self.directory), &flags, &variables);
+        };
+        let (servers, public_url) = (
+            replicas.nats.url(),
+            format!("http://{}", replicas.balancer.address),
+        );
+        flags.extend(["--public-url", &public_url]);
+        flags.extend(["--log", "jetstream", "--jetstream-url", &servers]);
+        variables.insert("HOOKSTREAM_SEALING_KEY", SEALING_KEY.to_owned());
         let service = Hookstream::start_in(Arc::clone(&replicas.directories[number]), &flags, &variables);
         replicas.addresses.set(number, Some(&service));
         service
@@ -117,15 +126,6 @@ impl World {
             replicas.addresses.set(number, None);
         }
         drop(service.kill());
-    }
-
-    fn serve(&self) -> Hookstream {
-        let base = self.heygen.base_url();
-        let ingress = self.ingress.address().to_string();
-        let mut flags = vec!["--heygen-api-base", &base, "--ingress-listen", &ingress];
-        flags.extend(&self.flags);
-        let variables = HashMap::from([("HOOKSTREAM_HEYGEN_API_KEY", self.api_key.to_owned())]);
-        Hookstream::start_in(Arc::clone(&self.directory), &flags, &variables)
     }
 
     /// Ends the stand-in, after a look at everything it was asked.
@@ -223,6 +223,34 @@ async fn until_stored(service: &Hookstream, count: usize) -> Vec<Event> {
         assert!(Instant::now() < deadline, "{} of {count} events", stored.len());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Every event that HeyGen holds is stored exactly once, and nothing else is.
+fn compare(heygen: &StandIn, stored: &[Event]) {
+    let mut by_id: HashMap<&str, u32> = HashMap::new();
+    let mut by_subject: HashMap<String, u32> = HashMap::new();
+    for event in stored {
+        if event.provider_event_id.is_empty() {
+            *by_subject.entry(event.correlation_id.clone()).or_default() += 1;
+        } else {
+            *by_id.entry(&event.provider_event_id).or_default() += 1;
+        }
+    }
+    let history = heygen.history();
+    for happened in &history {
+        let body = samples::body_of(&happened.event_type, &happened.event_data);
+        let entity_id = hookstream::decode::Envelope::of(body.as_bytes()).entity_id;
+        let subject = format!("{}/{entity_id}", happened.event_type);
+        let times =
+            by_id.get(happened.event_id.as_str()).unwrap_or(&0) + by_subject.get(&subject).unwrap_or(&0);
+        assert_eq!(times, 1, "{} {subject}", happened.event_id);
+    }
+    assert_eq!(stored.len(), history.len());
+    let found = stored
+        .iter()
+        .filter(|event| event.origin() == Origin::History)
+        .count();
+    println!("{} events, {found} of them found in the history", stored.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -637,165 +665,4 @@ async fn secrets_are_rotated_by_age_and_deliveries_go_on() {
     );
     drop(service);
     world.end().await;
-}
-
-/// Thousands of events with every fault; one of our processes killed again and again; the secret rotated five times; the
-/// endpoint disabled and registered anew. At the end both sides hold the same.
-async fn week(seed: u64, replicas: Option<Replicas>) {
-    const EVENTS: u64 = 2500;
-    let carries_id = seed.is_multiple_of(2);
-    let mut world = World::start(Settings {
-        seed,
-        bodies_carry_event_id: carries_id,
-        header_name: if carries_id {
-            SignatureHeader::HeygenSignature
-        } else {
-            SignatureHeader::Signature
-        },
-        unsigned_headers: carries_id,
-        history_shape_differs: true,
-        delivery_timeout: Duration::from_secs(2),
-        retry_for: Duration::from_secs(20),
-        ..Settings::default()
-    })
-    .await;
-    world.flags = vec![
-        "--heygen-check-interval",
-        "200ms",
-        "--reconcile-interval",
-        "2s",
-        "--reconcile-grace",
-        "1s",
-    ];
-    let count = replicas.as_ref().map_or(1, |replicas| replicas.directories.len());
-    world.replicas = replicas;
-    let mut services: Vec<_> = (0..count).map(|number| world.serve_as(number)).collect();
-    created(&services[0]).await;
-    world.heygen.faults().set(Chances {
-        duplicate: 0.1,
-        reorder: 0.2,
-        slow: 0.02,
-        lose: 0.03,
-        unknown_type: if carries_id { 0.02 } else { 0.0 },
-        api_429: 0.03,
-        api_500: 0.05,
-        api_html_502: 0.03,
-        api_lost_answer: 0.05,
-        ..Chances::default()
-    });
-    let mut rotations = 0;
-    for number in 0..EVENTS {
-        let known = &EVENT_TYPES[(number % 30) as usize];
-        world.heygen.emit(known.name, seed * 1_000_000 + number);
-        if number % 10 == 0 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        if number % 500 == 250 {
-            let killed = (number / 500) as usize % count;
-            world.kill(killed, services.remove(killed));
-            for late in 0..20 {
-                world.heygen.emit(
-                    "avatar_video.success",
-                    seed * 1_000_000 + EVENTS + number * 20 + late,
-                );
-            }
-            services.insert(killed, world.serve_as(killed));
-        }
-        let service = &services[(number / 480) as usize % count];
-        if number % 480 == 479 {
-            until_settled(service, rotate()).await;
-            rotations += 1;
-        }
-        if number == EVENTS / 2 {
-            let id = endpoint(service).await.provider_endpoint_id;
-            world.heygen.disable(&id);
-            until_state(service, EndpointState::Disabled).await;
-            until_settled(service, Operation::Recreate(Recreate { name: NAME.into() })).await;
-        }
-    }
-    assert_eq!(rotations, 5);
-    world.heygen.faults().set(Chances::default());
-    until_at_rest(&services[0]).await;
-    world.heygen.settled().await;
-    // The youngest entries come of age.
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    reconcile(&services[0]).await;
-    let count = world.heygen.history().len();
-    for service in &services {
-        compare(&world.heygen, &until_stored(service, count).await);
-    }
-    drop(services);
-    world.end().await;
-}
-
-/// Asks for an operation and waits until it is done, by this call or by the service's own perseverance.
-async fn until_settled(service: &Hookstream, operation: Operation) {
-    let answer = ask(service, operation).await;
-    if let Err(status) = answer {
-        let passes = matches!(status.code(), Code::Unavailable | Code::ResourceExhausted);
-        assert!(passes, "{status:?}");
-    }
-    until_at_rest(service).await;
-}
-
-async fn until_at_rest(service: &Hookstream) {
-    let deadline = Instant::now() + 3 * PATIENCE;
-    loop {
-        let endpoint = endpoint(service).await;
-        let rests = matches!(endpoint.state(), EndpointState::Active | EndpointState::Rotating);
-        if rests && endpoint.state_reason.is_empty() {
-            return;
-        }
-        assert!(Instant::now() < deadline, "{endpoint:?}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
-/// Every event that HeyGen holds is stored exactly once, and nothing else is.
-fn compare(heygen: &StandIn, stored: &[Event]) {
-    let mut by_id: HashMap<&str, u32> = HashMap::new();
-    let mut by_subject: HashMap<String, u32> = HashMap::new();
-    for event in stored {
-        if event.provider_event_id.is_empty() {
-            *by_subject.entry(event.correlation_id.clone()).or_default() += 1;
-        } else {
-            *by_id.entry(&event.provider_event_id).or_default() += 1;
-        }
-    }
-    let history = heygen.history();
-    for happened in &history {
-        let body = samples::body_of(&happened.event_type, &happened.event_data);
-        let entity_id = hookstream::decode::Envelope::of(body.as_bytes()).entity_id;
-        let subject = format!("{}/{entity_id}", happened.event_type);
-        let times =
-            by_id.get(happened.event_id.as_str()).unwrap_or(&0) + by_subject.get(&subject).unwrap_or(&0);
-        assert_eq!(times, 1, "{} {subject}", happened.event_id);
-    }
-    assert_eq!(stored.len(), history.len());
-    let found = stored
-        .iter()
-        .filter(|event| event.origin() == Origin::History)
-        .count();
-    println!("{} events, {found} of them found in the history", stored.len());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn i1_i6_a_week_of_faults_ends_with_every_event_stored_once_when_bodies_carry_ids() {
-    for seed in [2, 4] {
-        week(seed, None).await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn i1_i6_a_week_of_faults_ends_with_every_event_stored_once_when_bodies_carry_no_ids() {
-    for seed in [3, 5] {
-        week(seed, None).await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs nats-server: see tests/run"]
-async fn i1_i6_a_week_of_faults_at_two_replicas_ends_with_every_event_stored_once() {
-    week(6, Some(Replicas::start().await)).await;
-    week(7, Some(Replicas::start().await)).await;
 }

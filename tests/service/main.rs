@@ -41,6 +41,7 @@ mod replicas;
 #[path = "../schemas/requests.rs"]
 mod schemas;
 mod secrecy;
+mod segments;
 mod shared;
 mod shell;
 mod streams;

@@ -409,16 +409,15 @@ mod tests {
         })
     }
 
-    #[test]
-    fn beside_its_writer_all_of_a_log_is_seen_however_much_of_it_is_written_down() {
-        let directory = tempfile::tempdir().unwrap();
+    /// A log of 30 events.
+    fn log(directory: &Path) -> LogDatabase {
         let beginning = || database::Beginning {
             log_id: LogId::new(1),
             trimmed: Sequence::ZERO,
             received_at_us: i64::MIN,
         };
-        let log = directory.path().join("log.db");
-        let log = LogDatabase::open(&log, database::Durability::Synced, beginning).unwrap();
+        let path = directory.join("log.db");
+        let log = LogDatabase::open(&path, database::Durability::Synced, beginning).unwrap();
         for sequence in 1..=30_u64 {
             log.connection
                 .execute(
@@ -427,6 +426,58 @@ mod tests {
                 )
                 .unwrap();
         }
+        drop(log);
+        LogDatabase::open(&path, database::Durability::Synced, beginning).unwrap()
+    }
+
+    #[test]
+    fn what_was_written_down_is_not_read_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = log(directory.path());
+        let path = directory.path().join("index.db");
+        for read in [30, 7, 7] {
+            let mut progress = Vec::new();
+            let (_, indexed) =
+                open_up_to_date(&path, &log, |done, total| progress.push((done, total))).unwrap();
+            assert_eq!(progress, [(read, read)]);
+            let saved = database::open_for_reading(&path).unwrap();
+            assert_eq!(all(&indexed, &saved), (1..=30).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn an_index_that_is_not_of_this_log_or_of_this_form_is_made_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = log(directory.path());
+        let path = directory.path().join("index.db");
+        // The log ends with 30, and its last segment with 31.
+        for (log_id, newest, format, is_used) in [
+            (1, 30, FORMAT, true),
+            (2, 30, FORMAT, false),
+            (1, 31, FORMAT, false),
+            (1, 30, FORMAT - 1, false),
+        ] {
+            database::remove(&path).unwrap();
+            let mut index = Index::create(&path, LogId::new(log_id)).unwrap();
+            let events: Vec<_> = (1..=newest).chain([32]).map(event).collect();
+            index.add(&events, &Indexed::default(), Sequence::ZERO).unwrap();
+            index
+                .connection
+                .pragma_update(None, "user_version", format)
+                .unwrap();
+            drop(index);
+            let mut read = Vec::new();
+            let (_, indexed) = open_up_to_date(&path, &log, |done, _| read.push(done)).unwrap();
+            assert_eq!(read.is_empty(), is_used, "{log_id} {newest} {format}");
+            let saved = database::open_for_reading(&path).unwrap();
+            assert_eq!(all(&indexed, &saved), (1..=30).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn beside_its_writer_all_of_a_log_is_seen_however_much_of_it_is_written_down() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = log(directory.path());
         let path = directory.path().join("index.db");
         let mut index = Index::create(&path, LogId::new(1)).unwrap();
         let sight = Sight {
@@ -439,15 +490,15 @@ mod tests {
         for through in 1..=29 {
             let seen = look_at(&path, &log.connection, sight).unwrap();
             assert_eq!(all(&seen, &saved), (1..=29).collect::<Vec<_>>());
-            let id = event(through).event.id;
-            let with_id = View {
+            let view = View {
                 indexed: &seen,
                 saved: &saved,
+            };
+            for sequence in 1..=29 {
+                let with_id = view.with_id(event(sequence).event.id, range(0, 29)).unwrap();
+                assert_eq!(with_id, [Sequence::new(sequence)]);
             }
-            .with_id(id, range(0, 29))
-            .unwrap();
-            assert_eq!(with_id, [Sequence::new(through)]);
-            written.ids.add(id, Sequence::new(through));
+            written.ids.add(event(through).event.id, Sequence::new(through));
             index.add(&[event(through)], &written, Sequence::ZERO).unwrap();
         }
     }

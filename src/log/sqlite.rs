@@ -1,10 +1,10 @@
 //! The embedded log on SQLite. Owns opening, reading and closing it; leaves writing to one thread and the index to another.
 //!
 //! Two files. `log.db` is the truth: one append-only table and, beside it, the aliases of events that came twice under
-//! different ids (`twins`), synced on every commit. `index.db` is derived and disposable:
-//! which events have which id, type, resource and endpoint, kept behind the log by a thread of its own, and rebuilt from the log when it
-//! is missing or foreign. Events that the index does not have yet are in memory (`recent`), so that a read looks
-//! there for what is newer than the index and on disk for the rest.
+//! different ids (`twins`), synced on every commit. `index.db` is derived and disposable: which events have which id, type,
+//! resource and endpoint, kept behind the log by a thread of its own, and rebuilt from the log when it is missing or
+//! foreign. Events that the index does not have yet are in memory (`recent`), so that a read looks there for what is newer
+//! than the index and on disk for the rest.
 
 mod batch;
 mod checkpoint;

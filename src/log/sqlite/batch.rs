@@ -249,8 +249,10 @@ impl<'a> Batch<'a> {
 
     /// The kept event on disk that has the id of this one, as its own or as its alias.
     fn first(&self, event: &NewEvent) -> Result<Option<Arc<StoredEvent>>, rusqlite::Error> {
-        for sequence in self.view().with_id(event.id, self.kept())? {
-            let stored = self.sound(sequence)?.filter(|stored| stored.event.id == event.id);
+        for sequence in self.view().with_id(event.id, self.kept()) {
+            let stored = self
+                .sound(sequence?)?
+                .filter(|stored| stored.event.id == event.id);
             if stored.is_some() {
                 return Ok(stored);
             }
@@ -269,10 +271,7 @@ impl<'a> Batch<'a> {
     }
 
     fn view(&self) -> View<'_> {
-        View {
-            indexed: &self.shared.indexed,
-            saved: self.index,
-        }
+        self.shared.indexed.view(self.index)
     }
 
     fn kept(&self) -> Range {

@@ -171,8 +171,8 @@ pub(super) fn remove_before(index: &Connection, sequence: Sequence) -> Result<()
 }
 
 /// An id is a digest, so a part of it is as good as a hash. The seed is not needed against chosen ids: they cost a look-up
-/// each, as every id would without the filter.
-fn hash(id: &[u8]) -> u64 {
+/// each, as every id would without the filter. It is stored, so it has to be the same for ever.
+pub(super) fn hash(id: &[u8]) -> u64 {
     id.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
 

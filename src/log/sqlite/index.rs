@@ -272,6 +272,11 @@ impl Index {
 }
 
 impl Indexed {
+    /// All of the index, with what of it is written down.
+    pub(super) fn view<'a>(&'a self, saved: &'a Connection) -> View<'a> {
+        View { indexed: self, saved }
+    }
+
     fn add(&self, events: &[Arc<StoredEvent>]) {
         for few in events.chunks(EVENTS_ADDED_AT_ONCE) {
             let mut newest = self.newest.write();
@@ -287,9 +292,9 @@ impl Indexed {
 /// All of the index, for reading.
 #[derive(Clone, Copy)]
 pub(super) struct View<'a> {
-    pub(super) indexed: &'a Indexed,
+    indexed: &'a Indexed,
     /// What is written down. Outside a transaction: one that began before a segment was written down does not see it.
-    pub(super) saved: &'a Connection,
+    saved: &'a Connection,
 }
 
 impl View<'_> {
@@ -323,15 +328,20 @@ impl View<'_> {
             .sum()
     }
 
-    /// The events of a range that may have this id, the newest first.
-    pub(super) fn with_id(self, id: EventId, within: Range) -> Result<Vec<Sequence>, rusqlite::Error> {
+    /// The events of a range that may have this id, the newest first. What is not asked for is not looked up.
+    pub(super) fn with_id(
+        self,
+        id: EventId,
+        within: Range,
+    ) -> impl Iterator<Item = Result<Sequence, rusqlite::Error>> {
         let places = self.indexed.ids.places(id, within).into_iter();
-        let mut found = Vec::new();
-        for part in places.flat_map(|place| segments(place, Direction::Backward)) {
-            let with_id = self.look(part, |lists| lists.named(Name::id(id)))?;
-            found.extend(sequences(&with_id, part, Direction::Backward));
-        }
-        Ok(found)
+        let parts = places.flat_map(|place| segments(place, Direction::Backward));
+        parts.flat_map(
+            move |part| match self.look(part, |lists| lists.named(Name::id(id))) {
+                Ok(found) => sequences(&found, part, Direction::Backward).map(Ok).collect(),
+                Err(error) => vec![Err(error)],
+            },
+        )
     }
 
     /// The events of a range that are like an entry of the history in what the index knows; a bounded number, in order.
@@ -490,12 +500,10 @@ mod tests {
         for through in 1..=29 {
             let seen = look_at(&path, &log.connection, sight).unwrap();
             assert_eq!(all(&seen, &saved), (1..=29).collect::<Vec<_>>());
-            let view = View {
-                indexed: &seen,
-                saved: &saved,
-            };
+            let view = seen.view(&saved);
             for sequence in 1..=29 {
-                let with_id = view.with_id(event(sequence).event.id, range(0, 29)).unwrap();
+                let with_id = view.with_id(event(sequence).event.id, range(0, 29));
+                let with_id: Vec<_> = with_id.map(Result::unwrap).collect();
                 assert_eq!(with_id, [Sequence::new(sequence)]);
             }
             written.ids.add(event(through).event.id, Sequence::new(through));
@@ -511,7 +519,7 @@ mod tests {
     }
 
     fn all(indexed: &Indexed, saved: &Connection) -> Vec<u64> {
-        let view = View { indexed, saved };
+        let view = indexed.view(saved);
         let mut found = Vec::new();
         for part in segments(range(0, 100), Direction::Forward) {
             let matching = view.matching(part, &Filter::default()).unwrap();

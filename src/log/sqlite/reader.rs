@@ -177,10 +177,7 @@ impl Reader {
     }
 
     fn view<'a>(&'a self, shared: &'a Shared) -> View<'a> {
-        View {
-            indexed: &shared.indexed,
-            saved: &self.index,
-        }
+        shared.indexed.view(&self.index)
     }
 
     /// Reads everything in the range.
@@ -223,8 +220,8 @@ impl Reader {
 
     /// The kept event with this id, as its own or as its alias.
     pub(super) fn find(&self, id: EventId, shared: &Shared) -> Result<Option<Arc<StoredEvent>>, ReadError> {
-        for sequence in self.view(shared).with_id(id, shared.bounds().into())? {
-            let event = self.event(sequence)?.filter(|event| event.event.id == id);
+        for sequence in self.view(shared).with_id(id, shared.bounds().into()) {
+            let event = self.event(sequence?)?.filter(|event| event.event.id == id);
             if event.is_some() {
                 return Ok(event);
             }

@@ -15,6 +15,7 @@ use roaring::RoaringBitmap;
 use rusqlite::{Connection, OptionalExtension, params};
 use siphasher::sip::SipHasher13;
 
+use super::ids;
 use crate::{
     event::{EventId, NewEvent, Sequence, StoredEvent},
     filter::Filter,
@@ -89,11 +90,7 @@ pub(super) struct Name(u64);
 impl Name {
     /// An id, which is a digest already.
     pub(super) fn id(id: EventId) -> Self {
-        Self(
-            id.as_bytes()
-                .first_chunk()
-                .map_or(0, |bytes| u64::from_le_bytes(*bytes)),
-        )
+        Self(ids::hash(id.as_bytes()))
     }
 
     pub(super) fn entity(id: &str) -> Self {

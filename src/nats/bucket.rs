@@ -15,7 +15,10 @@ use async_nats::{
 };
 use bytes::Bytes;
 use futures_util::StreamExt;
-use tokio::sync::{oneshot, watch};
+use tokio::{
+    sync::{oneshot, watch},
+    time::Instant,
+};
 
 use super::{Declaration, Nats, NatsError};
 use crate::{
@@ -83,16 +86,31 @@ impl Bucket {
                 );
             }
         };
-        let state = self.store.stream.get_info().await?.state;
-        let newest = if state.messages == 0 {
-            0
-        } else {
-            state.last_sequence
+        // Where a server was just lost, it takes the others seconds to answer, and to hand over what there is.
+        let deadline = Instant::now() + limits::BUCKET_READ_TIMEOUT;
+        let newest = loop {
+            match self.newest().await {
+                Err(_) if Instant::now() < deadline => tokio::time::sleep(limits::NATS_START_INTERVAL).await,
+                answer => break answer?,
+            }
         };
         let bucket = Arc::clone(self);
         tasks.spawn_until_stop(async move { bucket.tell(listener).await });
-        self.wait(newest).await?;
+        if !self.is_told(newest, deadline).await {
+            let seconds = limits::BUCKET_READ_TIMEOUT.as_secs();
+            return Err(format!("NATS did not hand over all that is there within {seconds} s").into());
+        }
         first_unreadable.try_recv().map_or(Ok(()), Err)
+    }
+
+    /// The newest revision of all keys.
+    async fn newest(&self) -> Result<u64, StoreError> {
+        let state = self.store.stream.get_info().await?.state;
+        Ok(if state.messages == 0 {
+            0
+        } else {
+            state.last_sequence
+        })
     }
 
     async fn tell(&self, mut listener: impl FnMut(Change)) {
@@ -125,13 +143,21 @@ impl Bucket {
         Err("the bucket ended".into())
     }
 
-    async fn wait(&self, revision: u64) -> Result<(), StoreError> {
+    /// Whether the listener was told of a revision in time.
+    async fn is_told(&self, revision: u64, deadline: Instant) -> bool {
         let mut told = self.told.subscribe();
-        let seen = tokio::time::timeout(limits::APPLY_TIMEOUT, told.wait_for(|&told| told >= revision)).await;
-        match seen {
-            Ok(Ok(_)) => Ok(()),
-            _ => Err("NATS has it, but this replica has not seen it come back yet".into()),
+        let seen = tokio::time::timeout_at(deadline, told.wait_for(|&told| told >= revision)).await;
+        matches!(seen, Ok(Ok(_)))
+    }
+
+    async fn wait(&self, revision: u64) -> Result<(), StoreError> {
+        if self
+            .is_told(revision, Instant::now() + limits::APPLY_TIMEOUT)
+            .await
+        {
+            return Ok(());
         }
+        Err("NATS has it, but this replica has not seen it come back yet".into())
     }
 
     /// Sets a key that has this revision, or that is not there if that is 0. Every listener here was told when it returns;
@@ -260,4 +286,38 @@ pub(super) async fn open(nats: &Nats, part: &str, config: Config) -> Result<Stor
         name,
         source: error.into(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{thread, time::Duration};
+
+    use super::*;
+    use crate::{nats::Settings, nats_server};
+
+    /// Where a server was just lost, that may be seconds; it is what keeps a replica from starting then.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    #[ignore = "needs nats-server: see tests/run"]
+    async fn a_start_waits_longer_for_all_there_is_than_a_change_for_itself() {
+        let server = nats_server::Nats::start(1, "", "");
+        let settings = Settings::open(server.url(), "hookstream".to_owned());
+        let nats = Nats::connect(&settings).await.unwrap();
+        let bucket = Bucket::open(&nats, "TESTS").await.unwrap();
+        for number in 0..10 {
+            bucket
+                .overwrite(&format!("key{number}"), Bytes::new())
+                .await
+                .unwrap();
+        }
+        let (tasks, told) = (Tasks::new(), watch::Sender::new(0));
+        let counted = told.clone();
+        let slow_listener = move |_: Change| {
+            thread::sleep(limits::APPLY_TIMEOUT / 10 + Duration::from_millis(10));
+            counted.send_modify(|count| *count += 1);
+            Ok(())
+        };
+        bucket.follow(&tasks, slow_listener).await.unwrap();
+        assert_eq!(*told.borrow(), 10);
+        tasks.end().await;
+    }
 }

@@ -80,9 +80,7 @@ pub(super) fn open_up_to_date(
     index.next = segment_of(first.next());
     let total = log.tail().get().saturating_sub(first.get());
     read_log(&log.connection, first, log.tail(), |events, last| {
-        for event in events {
-            indexed.ids.add(event.event.id, event.sequence);
-        }
+        indexed.add_ids(events);
         index.add(events, &indexed, log.trimmed())?;
         progress(last.get() - first.get(), total);
         Ok(())
@@ -99,9 +97,7 @@ pub(super) fn look_at(path: &Path, log: &Connection, sight: Sight) -> Result<Ind
     };
     let first = through(&index)?.max(sight.trimmed);
     read_log(log, first, sight.tail, |events, _| {
-        for event in events {
-            indexed.ids.add(event.event.id, event.sequence);
-        }
+        indexed.add_ids(events);
         indexed.add(events);
         Ok(())
     })?;
@@ -275,6 +271,13 @@ impl Indexed {
     /// All of the index, with what of it is written down.
     pub(super) fn view<'a>(&'a self, saved: &'a Connection) -> View<'a> {
         View { indexed: self, saved }
+    }
+
+    /// Notes the ids of events that were stored before the start; of those that are stored after it the writer does.
+    fn add_ids(&self, events: &[Arc<StoredEvent>]) {
+        for event in events {
+            self.ids.add(event.event.id, event.sequence);
+        }
     }
 
     fn add(&self, events: &[Arc<StoredEvent>]) {

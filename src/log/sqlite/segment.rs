@@ -533,5 +533,9 @@ mod tests {
     fn a_name_is_the_same_for_ever() {
         assert_eq!(Name::entity("v"), Name(184_747_335_999_900_222));
         assert_eq!(Name::callback("v"), Name(11_004_365_079_464_483_733));
+        assert_eq!(
+            (Name::entity("v").bucket(), Name::callback("v").bucket()),
+            (20, 1221)
+        );
     }
 }

@@ -281,10 +281,12 @@ mod tests {
         store(&twins, &log, 1, &entry(1000));
         store(&twins, &log, 2, &entry(1001));
         store(&twins, &log, 3, &entry(1001 + WINDOW));
-        let mut late = entry(1000);
-        late.received_at = Timestamp::from_second(1001 + WINDOW).unwrap();
-        store(&twins, &log, 4, &late);
-        assert_eq!(rows(&log, "open_entries"), [2, 3]);
+        for (sequence, created_at) in [(4, 1000), (5, 1001)] {
+            let mut late = entry(created_at);
+            late.received_at = Timestamp::from_second(1001 + WINDOW).unwrap();
+            store(&twins, &log, sequence, &late);
+        }
+        assert_eq!(rows(&log, "open_entries"), [2, 3, 5]);
     }
 
     #[test]
@@ -303,5 +305,17 @@ mod tests {
         twins.trim(&log, Sequence::new(4)).unwrap();
         assert_eq!(rows(&log, "aliases"), [5]);
         assert_eq!(rows(&log, "open_entries"), [] as [i64; 0]);
+    }
+
+    #[test]
+    fn aliases_of_one_kind_alone_are_trimmed_too() {
+        for event in [push(1001), entry(1001)] {
+            let log = log();
+            let twins = Twins::open(&log).unwrap();
+            twins.pair(&log, &event, Sequence::new(1)).unwrap();
+            assert_eq!(rows(&log, "aliases"), [1]);
+            twins.trim(&log, Sequence::new(1)).unwrap();
+            assert_eq!(rows(&log, "aliases"), [] as [i64; 0]);
+        }
     }
 }

@@ -312,7 +312,9 @@ mod tests {
         let (tasks, told) = (Tasks::new(), watch::Sender::new(0));
         let counted = told.clone();
         let slow_listener = move |_: Change| {
-            thread::sleep(limits::APPLY_TIMEOUT / 10 + Duration::from_millis(10));
+            // In place, so that timers go on meanwhile.
+            let while_others_run = || thread::sleep(limits::APPLY_TIMEOUT / 10 + Duration::from_millis(10));
+            tokio::task::block_in_place(while_others_run);
             counted.send_modify(|count| *count += 1);
             Ok(())
         };

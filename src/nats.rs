@@ -10,7 +10,7 @@ use async_nats::jetstream::{
     self, ErrorCode,
     context::{GetStreamError, GetStreamErrorKind},
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 pub use self::connection::Settings;
 pub(crate) use self::declaration::Declaration;
@@ -22,6 +22,20 @@ pub struct Nats {
     pub(crate) context: jetstream::Context,
     pub(crate) is_connected: watch::Receiver<bool>,
     pub(crate) settings: Settings,
+}
+
+/// What an attempt comes to, repeated until it succeeds or the deadline has passed: a stream that was just made, or lost its leader,
+/// answers only when it has one.
+pub(crate) async fn retry_until<T, E>(
+    deadline: Instant,
+    attempt: impl AsyncFn() -> Result<T, E>,
+) -> Result<T, E> {
+    loop {
+        match attempt().await {
+            Err(_) if Instant::now() < deadline => tokio::time::sleep(limits::NATS_START_INTERVAL).await,
+            answer => return answer,
+        }
+    }
 }
 
 /// Why NATS cannot be used.

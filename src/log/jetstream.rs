@@ -47,7 +47,7 @@ use crate::{
     event::{EventId, LogId, NewEvent, Sequence, StoredEvent},
     filter::Filter,
     limits,
-    nats::{Nats, NatsError},
+    nats::{self, Nats, NatsError},
     tasks::{self, Tasks},
 };
 
@@ -300,12 +300,7 @@ async fn first_mark(
     subjects: &Subjects,
 ) -> Result<Option<Mark>, Box<dyn std::error::Error + Send + Sync>> {
     let deadline = Instant::now() + limits::NATS_START_TIMEOUT;
-    loop {
-        match last_mark(stream, subjects).await {
-            Err(_) if Instant::now() < deadline => tokio::time::sleep(limits::NATS_START_INTERVAL).await,
-            answer => return answer,
-        }
-    }
+    nats::retry_until(deadline, || last_mark(stream, subjects)).await
 }
 
 /// The last mark of a stream: from where it can be copied.

@@ -20,7 +20,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Declaration, Nats, NatsError};
+use super::{Declaration, Nats, NatsError, retry_until};
 use crate::{
     limits,
     state_db::{Conflict, StoreError},
@@ -88,12 +88,7 @@ impl Bucket {
         };
         // Where a server was just lost, it takes the others seconds to answer, and to hand over what there is.
         let deadline = Instant::now() + limits::BUCKET_READ_TIMEOUT;
-        let newest = loop {
-            match self.newest().await {
-                Err(_) if Instant::now() < deadline => tokio::time::sleep(limits::NATS_START_INTERVAL).await,
-                answer => break answer?,
-            }
-        };
+        let newest = retry_until(deadline, || self.newest()).await?;
         let bucket = Arc::clone(self);
         tasks.spawn_until_stop(async move { bucket.tell(listener).await });
         if !self.is_told(newest, deadline).await {
